@@ -1,0 +1,1 @@
+//! CHOM: the agent.

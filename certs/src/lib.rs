@@ -1,0 +1,1 @@
+//! CHOM: the fleet CA and TLS.

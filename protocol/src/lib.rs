@@ -1,0 +1,1 @@
+//! CHOM: all that crosses a process boundary.
