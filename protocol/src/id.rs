@@ -127,7 +127,9 @@ pub enum NameError {
         characters: usize,
     },
     /// A character that no host name has.
-    #[error("the name `{name}` has `{character}` in it; use lower-case letters, digits and hyphens (RFC 1123)")]
+    #[error(
+        "the name `{name}` has `{character}` in it; use lower-case letters, digits and hyphens (RFC 1123)"
+    )]
     Character {
         /// The name.
         name: String,
@@ -135,7 +137,9 @@ pub enum NameError {
         character: char,
     },
     /// A hyphen at an end.
-    #[error("the name `{name}` begins or ends with a hyphen; begin and end with a letter or digit (RFC 1123)")]
+    #[error(
+        "the name `{name}` begins or ends with a hyphen; begin and end with a letter or digit (RFC 1123)"
+    )]
     Hyphen {
         /// The name.
         name: String,

@@ -1,9 +1,17 @@
 //! CHOM's contracts: all that crosses a process boundary. Pure data and codecs; nothing here does I/O, reads a clock or spawns.
 
+pub mod api;
+pub mod helper;
+pub mod host;
 pub mod id;
+pub mod job;
+pub mod link;
+pub mod sample;
 pub mod units;
+pub mod vps;
 
 pub use id::{
-    AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, TokenId, VpsId,
+    AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, TokenId,
+    VpsId,
 };
 pub use units::{Bytes, Generation, UnixMillis};

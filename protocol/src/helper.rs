@@ -1,0 +1,132 @@
+//! The driver contract between the agent and an engine's helper process. The helper's standard input is one end of a
+//! socket pair; requests and replies are frames of `link::codec`'s form, one reply for each request, in order.
+//!
+//! Agent and helper are of one release: `Hello` names the exact version, and another one is refused. Every action is
+//! idempotent: asked again after a crash it finishes what was begun, or finds it done.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Acceleration;
+use crate::id::VpsId;
+use crate::sample::Point;
+use crate::units::Bytes;
+use crate::vps::VpsState;
+
+/// What agent and helper must both be.
+pub const HELPER_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the agent asks of a helper.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum HelperRequest {
+    /// First, and once.
+    Hello {
+        /// [`HELPER_VERSION`] of the agent.
+        version: String,
+    },
+    /// What is there.
+    Observe,
+    /// Defines a guest (again) from files that are ready; does not start it. Another definition under the same id is
+    /// replaced; the running guest keeps going and takes the change at its next start.
+    Define(Box<GuestDefinition>),
+    /// Switches a defined guest on.
+    Start {
+        /// Which.
+        vps: VpsId,
+    },
+    /// Asks the guest to shut down (ACPI) and returns at once.
+    Shutdown {
+        /// Which.
+        vps: VpsId,
+    },
+    /// Takes its power away.
+    PowerOff {
+        /// Which.
+        vps: VpsId,
+    },
+    /// Forgets a stopped guest's definition; its files are the agent's.
+    Undefine {
+        /// Which.
+        vps: VpsId,
+    },
+    /// Measures every running guest that CHOM made.
+    Measure,
+}
+
+/// What a helper answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum HelperReply {
+    /// Answer to `Hello`.
+    Ready {
+        /// The helper's own version.
+        version: String,
+    },
+    /// Answer to `Observe`.
+    Observed {
+        /// Version of the engine.
+        engine_version: String,
+        /// Every guest of the engine.
+        guests: Vec<ObservedGuest>,
+    },
+    /// It is so now.
+    Done,
+    /// Answer to `Measure`.
+    Measured {
+        /// Points of VPSs only.
+        points: Vec<Point>,
+    },
+    /// It could not be done.
+    Failed {
+        /// What the engine said, and what to do.
+        problem: String,
+        /// Whether the same request may go through later.
+        retryable: bool,
+    },
+}
+
+/// A guest as the engine has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedGuest {
+    /// Its name in the engine.
+    pub name: String,
+    /// Ours; none for a foreign guest.
+    pub vps: Option<VpsId>,
+    /// The placement it was defined with; 0 for a foreign guest.
+    pub placement: u64,
+    /// Digest of the definition it was given, so that drift is seen without comparing documents.
+    pub definition: Option<crate::vps::Sha256>,
+    /// What it does.
+    pub state: VpsState,
+}
+
+/// All the engine needs to know to run a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestDefinition {
+    /// Which VPS; also the guest's UUID.
+    pub vps: VpsId,
+    /// Which placement of it.
+    pub placement: u64,
+    /// Virtual processors.
+    pub cores: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// How its processor is made.
+    pub acceleration: Acceleration,
+    /// Its disk, qcow2.
+    pub disk: PathBuf,
+    /// Its NoCloud seed, ISO 9660, read-only.
+    pub seed: PathBuf,
+    /// Where its serial console is written.
+    pub console_log: PathBuf,
+    /// Hardware address of its network card.
+    pub mac: [u8; 6],
+}
+
+impl GuestDefinition {
+    /// The guest's name in the engine.
+    #[must_use]
+    pub fn guest_name(vps: VpsId) -> String {
+        format!("chom-{vps}")
+    }
+}

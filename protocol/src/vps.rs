@@ -1,0 +1,272 @@
+//! A VPS as the orchestrator wants it on a host, and as the agent last saw it there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Name, VpsId};
+use crate::units::{Bytes, UnixMillis};
+
+/// What runs a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// Virtual machines by libvirt and QEMU.
+    Libvirt,
+    /// Guests that exist only in the agent's memory: simulation and tests, said so wherever they are shown.
+    Fake,
+}
+
+impl std::fmt::Display for Engine {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Libvirt => "libvirt",
+            Self::Fake => "fake",
+        })
+    }
+}
+
+/// What content a blob that agents fetch has, named by the SHA-256 of its bytes (FIPS 180-4).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
+#[serde(try_from = "String", into = "String")]
+pub struct Sha256(pub [u8; 32]);
+
+impl Sha256 {
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        let mut out = [0; 32];
+        out.copy_from_slice(digest.as_ref());
+        Self(out)
+    }
+}
+
+/// Why a text is no SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no SHA-256: expected 64 hexadecimal digits, as sha256sum(1) prints them")]
+pub struct Sha256Error(String);
+
+impl TryFrom<String> for Sha256 {
+    type Error = Sha256Error;
+
+    fn try_from(text: String) -> Result<Self, Sha256Error> {
+        match data_encoding::HEXLOWER_PERMISSIVE
+            .decode(text.as_bytes())
+            .ok()
+            .and_then(|b| <[u8; 32]>::try_from(b).ok())
+        {
+            Some(bytes) => Ok(Self(bytes)),
+            None => Err(Sha256Error(text.chars().take(80).collect())),
+        }
+    }
+}
+
+impl From<Sha256> for String {
+    fn from(digest: Sha256) -> Self {
+        digest.to_string()
+    }
+}
+
+impl std::fmt::Display for Sha256 {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl std::fmt::Debug for Sha256 {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{self}")
+    }
+}
+
+/// How an image's bytes are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ImageFormat {
+    /// A bootable QEMU copy-on-write disk.
+    Qcow2,
+    /// A bootable raw disk.
+    Raw,
+}
+
+/// An image that a host must have before a VPS of it can be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageReference {
+    /// Its name in the catalogue, for messages.
+    pub name: Name,
+    /// Its content.
+    pub sha256: Sha256,
+    /// Size of the file.
+    pub size: Bytes,
+    /// Its layout.
+    pub format: ImageFormat,
+}
+
+/// A document that agents fetch by its digest, such as cloud-init user data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobReference {
+    /// Its content.
+    pub sha256: Sha256,
+    /// Its size.
+    pub size: Bytes,
+}
+
+/// Whether a VPS should run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    /// On.
+    Running,
+    /// Off.
+    Stopped,
+}
+
+/// What to do when a guest powers itself off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum GuestShutdown {
+    /// It stays off and is shown so, without an alert.
+    #[default]
+    StayOff,
+    /// It is started again.
+    Restart,
+}
+
+/// A VPS's network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInterface {
+    /// Hardware address, six bytes, locally administered.
+    pub mac: [u8; 6],
+    /// Addresses with the length of their prefix.
+    pub addresses: Vec<AddressPrefix>,
+    /// Where packets for elsewhere go.
+    pub gateway: Option<IpAddr>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+}
+
+/// An address and the length of its network's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressPrefix {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of the network part.
+    pub prefix: u8,
+}
+
+/// A VPS as it should be. The orchestrator is its only writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VpsSpec {
+    /// Which VPS; also the guest's UUID in its engine.
+    pub id: VpsId,
+    /// Whose it is.
+    pub tenant: Name,
+    /// Its name, also the guest's host name.
+    pub name: Name,
+    /// Rises each time the VPS is placed on another host; an agent never runs an older placement.
+    pub placement: u64,
+    /// What runs it.
+    pub engine: Engine,
+    /// On or off.
+    pub power: Power,
+    /// What to do when it powers itself off.
+    pub guest_shutdown: GuestShutdown,
+    /// Do not touch it: somebody repairs it by hand.
+    pub hold: bool,
+    /// Deleted but kept: stopped, its disk, name and addresses held.
+    pub retained: bool,
+    /// Raised by each start that an admin asked for: a guest that powered itself off starts again only then.
+    pub start_count: u64,
+    /// Virtual processors.
+    pub cores: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// Size of its disk; disks never shrink.
+    pub disk: Bytes,
+    /// What its disk was first made from.
+    pub image: ImageReference,
+    /// Its network card.
+    pub interface: NetworkInterface,
+    /// Public keys for its default user, one line each as in authorized_keys (sshd(8)).
+    pub ssh_keys: Vec<String>,
+    /// cloud-init user data.
+    pub user_data: Option<BlobReference>,
+}
+
+impl VpsSpec {
+    /// Whether the guest should be on now, all told.
+    #[must_use]
+    pub fn wants_running(&self) -> bool {
+        self.power == Power::Running && !self.retained
+    }
+}
+
+/// The order to remove a VPS for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Which placement of it; a newer one on this host is left alone.
+    pub placement: u64,
+    /// When the VPS was made: the cap on destroys exempts those younger than an hour.
+    pub created_at: UnixMillis,
+}
+
+/// What a guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum VpsState {
+    /// Its image or disk is being prepared.
+    Preparing,
+    /// On.
+    Running,
+    /// On, its processors halted.
+    Paused,
+    /// Off, as asked.
+    Stopped,
+    /// Off because the guest itself powered off.
+    StoppedByGuest,
+    /// Off because its engine or its processor failed.
+    Crashed,
+    /// Not on this host.
+    Absent,
+    /// The engine could not say.
+    Unknown,
+}
+
+/// A VPS as the agent last saw it. The agent is its only writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VpsStatus {
+    /// What it does.
+    pub state: VpsState,
+    /// Which placement the guest is of.
+    pub placement: u64,
+    /// The `start_count` that the agent has acted on.
+    pub start_count: u64,
+    /// Since when it has been in this state, by the host's clock.
+    pub since: UnixMillis,
+    /// What keeps it from its desired state, in words for an admin: what was wrong, and what to do.
+    pub problem: Option<String>,
+    /// How far the current work on it is, such as `image 40 %`.
+    pub progress: Option<String>,
+}
+
+/// A guest on the host that CHOM did not make: reported, never touched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignGuest {
+    /// Its engine.
+    pub engine: Engine,
+    /// Its name there.
+    pub name: String,
+    /// What it does.
+    pub state: VpsState,
+}
+
+/// What became of the VPSs and orders of one host, in order of id.
+pub type VpsStatuses = BTreeMap<VpsId, VpsStatus>;
