@@ -1,1 +1,3 @@
 //! CHOM: the orchestrator.
+
+pub mod store;
