@@ -149,8 +149,13 @@ impl PartialEq for CaBundle {
 
 impl Eq for CaBundle {}
 
-/// One certificate as PEM text with Unix line ends.
+/// One certificate as PEM text.
 pub(crate) fn certificate_pem(der: &[u8]) -> String {
+    block_pem("CERTIFICATE", der)
+}
+
+/// One PEM block with Unix line ends.
+pub(crate) fn block_pem(tag: &str, der: &[u8]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-    pem::encode_config(&pem::Pem::new("CERTIFICATE", der), config)
+    pem::encode_config(&pem::Pem::new(tag, der), config)
 }

@@ -25,7 +25,7 @@ pub mod renew;
 pub mod server;
 pub mod tls;
 
-pub use authority::{Authority, AuthorityError, SignedHost};
+pub use authority::{Authority, AuthorityError, SignedHost, request_key};
 pub use bundle::{BundleError, CaBundle};
 pub use certificate::{CertificateError, HostCertificate, Serial};
 pub use enrol::{EnrolmentRefused, EnrolmentToken, StoredToken, TokenHash};

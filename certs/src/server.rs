@@ -3,7 +3,7 @@
 use chom_protocol::UnixMillis;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use crate::bundle::certificate_pem;
+use crate::bundle::{block_pem, certificate_pem};
 use crate::certificate::{CertificateError, Facts};
 use crate::key::KeyPem;
 
@@ -73,7 +73,7 @@ impl ServerCertificate {
             PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
             _ => "PRIVATE KEY",
         };
-        KeyPem::new(pem::encode(&pem::Pem::new(tag, self.key.secret_der())))
+        KeyPem::new(block_pem(tag, self.key.secret_der()))
     }
 
     /// From when until when the server's own certificate is valid.

@@ -177,6 +177,25 @@ fn a_host_cannot_pose_as_the_orchestrator() {
 }
 
 #[test]
+fn agents_accept_the_fixed_name_alone_even_from_their_own_authority() {
+    let authority = authority();
+    let (certificate, key) = authority.to_pem();
+    let key = rcgen::KeyPair::from_pem(key.reveal()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&certificate, key).unwrap();
+    for (name, good) in [(SERVER_NAME, true), ("mail.example.com", false)] {
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let own = rcgen::KeyPair::generate().unwrap();
+        let chain = params.signed_by(&own, &issuer).unwrap().pem() + &certificate;
+        let made = ServerCertificate::from_pem(&chain, &own.serialize_pem()).unwrap();
+        let listening = server_at(&made, &bundle(&[&authority]), NOW);
+        for client in [link(&Host::enrol(&authority, 1), NOW), enrolment(authority.fingerprint())] {
+            assert_eq!(shake(&client, &listening).is_ok(), good, "{name}");
+        }
+    }
+}
+
+#[test]
 fn an_expired_server_is_refused() {
     let authority = authority();
     let listening = server_at(&server(&authority, NOW), &bundle(&[&authority]), NOW);
