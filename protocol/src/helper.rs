@@ -10,12 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Acceleration;
 use crate::id::VpsId;
+use crate::link::codec::{EncodeError, to_bytes};
 use crate::sample::Point;
 use crate::units::Bytes;
-use crate::vps::VpsState;
+use crate::vps::{Sha256, VpsState};
 
 /// What agent and helper must both be.
 pub const HELPER_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Raised when helpers turn the same definition into another guest, so that guests are defined again after an upgrade.
+pub const GUEST_LAYOUT: u32 = 1;
 
 /// What the agent asks of a helper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,7 +99,7 @@ pub struct ObservedGuest {
     /// The placement it was defined with; 0 for a foreign guest.
     pub placement: u64,
     /// Digest of the definition it was given, so that drift is seen without comparing documents.
-    pub definition: Option<crate::vps::Sha256>,
+    pub definition: Option<Sha256>,
     /// What it does.
     pub state: VpsState,
 }
@@ -128,5 +132,14 @@ impl GuestDefinition {
     #[must_use]
     pub fn guest_name(vps: VpsId) -> String {
         format!("chom-{vps}")
+    }
+
+    /// What [`ObservedGuest::definition`] is for a guest that was defined from this. It differs between releases whose
+    /// definitions differ; the guest is then defined again, which a running one takes up at its next start.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8 cannot be written.
+    pub fn digest(&self) -> Result<Sha256, EncodeError> {
+        to_bytes(&(GUEST_LAYOUT, self)).map(|bytes| Sha256::of(&bytes))
     }
 }

@@ -1,0 +1,103 @@
+//! libvirt's errors in words for an admin: what it said, and what to do. Pure.
+
+use chom_protocol::helper::HelperReply;
+use virt::error::{Error, ErrorNumber};
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    /// libvirt refused or failed.
+    #[error("{doing}: libvirt says: {}{}", said.message(), advice(said))]
+    Libvirt {
+        /// What was being done.
+        doing: String,
+        /// What libvirt said.
+        said: Error,
+    },
+    /// The guest was not made by CHOM.
+    #[error(
+        "the guest `{name}` has the id of a VPS but not CHOM's mark, so it is left alone: rename or remove it with virsh, \
+         or adopt it"
+    )]
+    Foreign {
+        /// Its name in libvirt.
+        name: String,
+    },
+    /// The request does not fit what is there.
+    #[error("{0}")]
+    State(String),
+}
+
+impl Problem {
+    /// A failure of libvirt while `doing` something.
+    pub(crate) fn libvirt(doing: impl Into<String>) -> impl FnOnce(Error) -> Self {
+        move |said| Self::Libvirt { doing: doing.into(), said }
+    }
+
+    /// Whether the same request may go through later without anybody's help.
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Libvirt { said, .. } => !matches!(
+                said.code().known(),
+                Some(
+                    ErrorNumber::XmlError
+                        | ErrorNumber::XmlDetail
+                        | ErrorNumber::XmlInvalidSchema
+                        | ErrorNumber::ConfigUnsupported
+                        | ErrorNumber::InvalidArg
+                        | ErrorNumber::NoSupport
+                )
+            ),
+            Self::Foreign { .. } => false,
+            Self::State(_) => true,
+        }
+    }
+
+    /// The reply that carries it.
+    pub(crate) fn reply(&self) -> HelperReply {
+        HelperReply::Failed { problem: self.to_string(), retryable: self.is_retryable() }
+    }
+}
+
+/// What to do about it, where that is known; begins with its own separator.
+fn advice(error: &Error) -> &'static str {
+    let message = error.message();
+    let any = |needles: &[&str]| needles.iter().any(|needle| message.contains(needle));
+    if any(&["Failed to connect socket", "Connection refused", "End of file while reading", "Broken pipe"]) {
+        return "; is libvirtd running? see `systemctl status libvirtd` and its journal";
+    }
+    if any(&["Permission denied", "Could not open", "authentication"]) {
+        return "; the VPS and image folders must be searchable by the user that runs QEMU (libvirt-qemu), and the agent must \
+                run as root";
+    }
+    if any(&["No space left"]) {
+        return "; make room on the file system that holds the VPSs";
+    }
+    if any(&["dnsmasq"]) {
+        return "; install the package dnsmasq-base";
+    }
+    if any(&["already in use by interface", "already exists and is not"]) {
+        return "; another network has that bridge or those addresses: see `virsh net-list --all` and `ip address`";
+    }
+    match error.code().known() {
+        Some(ErrorNumber::NoConnect) => "; is libvirtd running? see `systemctl status libvirtd`",
+        Some(ErrorNumber::AuthFailed | ErrorNumber::AuthUnavailable | ErrorNumber::AccessDenied) => {
+            "; the agent must be allowed to manage qemu:///system: run it as root"
+        }
+        Some(ErrorNumber::NoNetwork) => "; see `virsh net-list --all`",
+        Some(ErrorNumber::ConfigUnsupported) => "; see `virsh domcapabilities` for what this QEMU offers",
+        _ => "",
+    }
+}
+
+/// An error and all its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

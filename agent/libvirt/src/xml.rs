@@ -1,0 +1,321 @@
+//! libvirt's documents: a guest, CHOM's mark on it, the network that guests are on. Pure.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use chom_protocol::helper::GuestDefinition;
+use chom_protocol::host::Acceleration;
+use chom_protocol::vps::Sha256;
+
+/// XML namespace of CHOM's mark in a domain's metadata: a domain without it is foreign.
+pub(crate) const NAMESPACE: &str = "urn:chom:guest:1";
+/// libvirt's name of the network that guests are on.
+pub(crate) const NETWORK: &str = "chom";
+/// Seconds between the guest's own reports on its memory.
+const BALLOON_PERIOD_SECONDS: u32 = 10;
+
+/// What CHOM wrote on a domain when it was defined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) placement: u64,
+    pub(crate) definition: Sha256,
+}
+
+/// The network: behind NAT, the host is 10.155.0.1. Addresses are the orchestrator's to give (the seed has them), so
+/// there is no DHCP; libvirt's dnsmasq answers names there as the host does.
+pub(crate) fn network() -> String {
+    format!(
+        "<network>\n  <name>{NETWORK}</name>\n  <forward mode='nat'/>\n  <bridge name='chom0' stp='off' delay='0'/>\n  \
+         <ip address='10.155.0.1' netmask='255.255.240.0'/>\n</network>\n"
+    )
+}
+
+/// The domain of a guest.
+///
+/// Machine q35 with only virtio devices, the seed too: cloud kernels have no SATA driver. Caching on the host is off,
+/// so that what the guest flushed is on disk and host memory is not spent twice. The console is a terminal
+/// (`virsh console`) whose output virtlogd also writes to the log, and rotates.
+pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, String> {
+    let disk = path(&guest.disk)?;
+    let seed = path(&guest.seed)?;
+    let console = path(&guest.console_log)?;
+    let name = GuestDefinition::guest_name(guest.vps);
+    let mac = guest.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let (kind, cpu, clock) = match guest.acceleration {
+        Acceleration::Kvm => (
+            "kvm",
+            "<cpu mode='host-passthrough' check='none' migratable='on'/>",
+            "<clock offset='utc'>\n    <timer name='rtc' tickpolicy='catchup'/>\n    \
+             <timer name='pit' tickpolicy='delay'/>\n    <timer name='hpet' present='no'/>\n  </clock>",
+        ),
+        Acceleration::Tcg | Acceleration::None => ("qemu", "<cpu mode='maximum'/>", "<clock offset='utc'/>"),
+    };
+    let mut xml = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(
+        xml,
+        "<domain type='{kind}'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <metadata>
+    <chom:guest xmlns:chom='{NAMESPACE}' placement='{placement}' definition='{definition}'/>
+  </metadata>
+  <memory unit='b'>{memory}</memory>
+  <vcpu placement='static'>{cores}</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <boot dev='hd'/>
+    <bios useserial='yes'/>
+  </os>
+  <features><acpi/><apic/></features>
+  {cpu}
+  {clock}
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' cache='none' discard='unmap' detect_zeroes='unmap'/>
+      <source file='{disk}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='{seed}'/>
+      <target dev='vdb' bus='virtio'/>
+      <readonly/>
+    </disk>
+    <interface type='network'>
+      <mac address='{mac}'/>
+      <source network='{NETWORK}'/>
+      <model type='virtio'/>
+    </interface>
+    <serial type='pty'>
+      <log file='{console}' append='on'/>
+      <target port='0'/>
+    </serial>
+    <console type='pty'>
+      <target type='serial' port='0'/>
+    </console>
+    <channel type='unix'>
+      <target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>
+    <rng model='virtio'>
+      <backend model='random'>/dev/urandom</backend>
+    </rng>
+    <memballoon model='virtio'>
+      <stats period='{BALLOON_PERIOD_SECONDS}'/>
+    </memballoon>
+    <panic model='isa'/>
+  </devices>
+</domain>
+",
+        uuid = guest.vps,
+        placement = mark.placement,
+        definition = mark.definition,
+        memory = guest.memory.0,
+        cores = guest.cores,
+    );
+    Ok(xml)
+}
+
+/// The mark in a domain's metadata element, as `virDomainGetMetadata` gives it; none if it is not one of ours.
+pub(crate) fn mark(metadata: &str) -> Option<Mark> {
+    Some(Mark {
+        placement: attribute(metadata, "placement")?.parse().ok()?,
+        definition: Sha256::try_from(attribute(metadata, "definition")?.to_owned()).ok()?,
+    })
+}
+
+/// An attribute of the first element. Its values here are numbers and digests: nothing in them is escaped.
+fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
+    let (tag, _) = element.split_once('>')?;
+    let mut rest = tag;
+    while let Some((before, after)) = rest.split_once('=') {
+        let quote = after.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+        let (value, next) = after[1..].split_once(quote)?;
+        if before.split_whitespace().next_back() == Some(name) {
+            return Some(value);
+        }
+        rest = next;
+    }
+    None
+}
+
+/// A path as text of an attribute.
+fn path(path: &Path) -> Result<String, String> {
+    let text = path.to_str().ok_or_else(|| format!("the path `{}` is not UTF-8", path.display()))?;
+    if !path.is_absolute() {
+        return Err(format!("the path `{text}` is not absolute"));
+    }
+    escape(text)
+}
+
+/// Escapes what XML gives a meaning; refuses what it cannot carry (XML 1.0 section 2.2).
+fn escape(text: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&apos;"),
+            '"' => out.push_str("&quot;"),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => {
+                return Err(format!("the path `{}` has a control character", text.escape_debug()));
+            }
+            c => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use chom_protocol::Bytes;
+    use expect_test::expect;
+
+    use super::*;
+
+    fn guest() -> GuestDefinition {
+        let folder = PathBuf::from("/var/lib/chom/vps/0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e");
+        GuestDefinition {
+            vps: "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e".parse().unwrap(),
+            placement: 3,
+            cores: 2,
+            memory: Bytes::mib(256),
+            acceleration: Acceleration::Tcg,
+            disk: folder.join("disk.qcow2"),
+            seed: folder.join("seed.iso"),
+            console_log: folder.join("console.log"),
+            mac: [0x52, 0x54, 0, 0xab, 1, 0xff],
+        }
+    }
+
+    fn render(guest: &GuestDefinition) -> String {
+        let mark = Mark { placement: guest.placement, definition: Sha256::of(b"") };
+        domain(guest, &mark).unwrap()
+    }
+
+    #[test]
+    fn a_guest_under_the_translator() {
+        expect![[r#"
+            <domain type='qemu'>
+              <name>chom-0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e</name>
+              <uuid>0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e</uuid>
+              <metadata>
+                <chom:guest xmlns:chom='urn:chom:guest:1' placement='3' definition='e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'/>
+              </metadata>
+              <memory unit='b'>268435456</memory>
+              <vcpu placement='static'>2</vcpu>
+              <os>
+                <type arch='x86_64' machine='q35'>hvm</type>
+                <boot dev='hd'/>
+                <bios useserial='yes'/>
+              </os>
+              <features><acpi/><apic/></features>
+              <cpu mode='maximum'/>
+              <clock offset='utc'/>
+              <on_poweroff>destroy</on_poweroff>
+              <on_reboot>restart</on_reboot>
+              <on_crash>destroy</on_crash>
+              <devices>
+                <disk type='file' device='disk'>
+                  <driver name='qemu' type='qcow2' cache='none' discard='unmap' detect_zeroes='unmap'/>
+                  <source file='/var/lib/chom/vps/0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e/disk.qcow2'/>
+                  <target dev='vda' bus='virtio'/>
+                </disk>
+                <disk type='file' device='disk'>
+                  <driver name='qemu' type='raw' cache='none'/>
+                  <source file='/var/lib/chom/vps/0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e/seed.iso'/>
+                  <target dev='vdb' bus='virtio'/>
+                  <readonly/>
+                </disk>
+                <interface type='network'>
+                  <mac address='52:54:00:ab:01:ff'/>
+                  <source network='chom'/>
+                  <model type='virtio'/>
+                </interface>
+                <serial type='pty'>
+                  <log file='/var/lib/chom/vps/0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e/console.log' append='on'/>
+                  <target port='0'/>
+                </serial>
+                <console type='pty'>
+                  <target type='serial' port='0'/>
+                </console>
+                <channel type='unix'>
+                  <target type='virtio' name='org.qemu.guest_agent.0'/>
+                </channel>
+                <rng model='virtio'>
+                  <backend model='random'>/dev/urandom</backend>
+                </rng>
+                <memballoon model='virtio'>
+                  <stats period='10'/>
+                </memballoon>
+                <panic model='isa'/>
+              </devices>
+            </domain>
+        "#]].assert_eq(&render(&guest()));
+    }
+
+    #[test]
+    fn acceleration_changes_only_processor_and_clock() {
+        let kvm = render(&GuestDefinition { acceleration: Acceleration::Kvm, ..guest() });
+        let tcg = render(&guest());
+        let only = |a: &str, b: &str| -> String {
+            a.lines()
+                .filter(|line| !b.lines().any(|other| other == *line))
+                .map(|l| format!("{l}\n"))
+                .collect()
+        };
+        expect![[r#"
+            <domain type='kvm'>
+              <cpu mode='host-passthrough' check='none' migratable='on'/>
+              <clock offset='utc'>
+                <timer name='rtc' tickpolicy='catchup'/>
+                <timer name='pit' tickpolicy='delay'/>
+                <timer name='hpet' present='no'/>
+              </clock>
+        "#]].assert_eq(&only(&kvm, &tcg));
+    }
+
+    #[test]
+    fn the_network_has_nat_and_no_dhcp() {
+        expect![[r#"
+            <network>
+              <name>chom</name>
+              <forward mode='nat'/>
+              <bridge name='chom0' stp='off' delay='0'/>
+              <ip address='10.155.0.1' netmask='255.255.240.0'/>
+            </network>
+        "#]].assert_eq(&network());
+    }
+
+    #[test]
+    fn paths_are_escaped_or_refused() {
+        let hostile = GuestDefinition { disk: "/a'/><x y=\"&".into(), ..guest() };
+        assert!(render(&hostile).contains("file='/a&apos;/&gt;&lt;x y=&quot;&amp;'"));
+        for bad in ["/a\nb", "relative", "/a\0"] {
+            let guest = GuestDefinition { seed: bad.into(), ..guest() };
+            let mark = Mark { placement: 1, definition: Sha256::of(b"") };
+            assert!(domain(&guest, &mark).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_read_back_however_libvirt_writes_it() {
+        let digest = Sha256::of(b"x");
+        let want = Some(Mark { placement: 7, definition: digest });
+        for text in [
+            format!("<guest placement=\"7\" definition=\"{digest}\"/>"),
+            format!("<chom:guest xmlns:chom='{NAMESPACE}' definition='{digest}' placement='7'></chom:guest>"),
+        ] {
+            assert_eq!(mark(&text), want, "{text}");
+        }
+        for foreign in ["", "<guest/>", "<guest placement='7'/>", "<guest placement='-1' definition='00'/>"] {
+            assert_eq!(mark(foreign), None, "{foreign}");
+        }
+    }
+}
