@@ -152,7 +152,7 @@ impl Authority {
         Self::assemble(certificate.into(), key)
     }
 
-    /// Reads the CA back from what [`Authority::certificate_pem`] and [`Authority::key_pem`] gave.
+    /// Reads the CA back from what [`Authority::to_pem`] gave.
     ///
     /// # Errors
     /// When either is damaged or they do not belong together.
