@@ -1,3 +1,4 @@
 //! CHOM: the orchestrator.
 
+mod durable_file;
 pub mod store;

@@ -1,17 +1,26 @@
 //! What the orchestrator knows for good: a revisioned key-value contract with the semantics of etcd, so that the embedded
 //! backend and a cluster can stand behind it alike.
 //!
-//! Only this folder names a database. Rows of the use cases are encoded by `record`; secrets are sealed by `seal`
+//! Only this folder names a database. Rows of the use cases are encoded by [`record`]; secrets are sealed by [`seal`]
 //! before they get here. Nothing here decides what should be stored.
 
 use futures_util::future::BoxFuture;
 
 pub mod commit;
+pub mod export;
 pub mod key;
+pub mod record;
+pub mod seal;
+pub mod sled;
 pub mod watch;
+mod writer;
+
+#[cfg(test)]
+mod tests;
 
 pub use commit::{Commit, CommitError, Expect, Guard, ReadError, Record, Revision, StoreFailure};
 pub use key::{EVERYTHING, Key, KeyError, KeyPart, Prefix};
+pub use record::{Decoded, Meta, RecordError, Row, decode, decode_value, encode};
 pub use watch::{Change, Event, EventBatch, WatchError, WatchStream};
 
 /// The contract. Every backend passes the same suite of tests.

@@ -116,6 +116,16 @@ impl Prefix {
         Key(format!("{}{}", self.0, part.key_part()).into())
     }
 
+    /// The key of the one row in this folder that has a fixed name.
+    ///
+    /// # Panics
+    /// When the name is no legal part: names are literals, so the first test that runs the line shows it.
+    #[must_use]
+    pub fn file(&self, name: &'static str) -> Key {
+        assert!(is_part(name.as_bytes()), "`{name}` is no part of a key");
+        Key(format!("{}{name}", self.0).into())
+    }
+
     /// A folder in this folder.
     #[must_use]
     pub fn within(&self, part: &impl KeyPart) -> Self {
