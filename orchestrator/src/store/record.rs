@@ -285,7 +285,7 @@ mod tests {
             .assert_eq(&error(r#"{"kind":"sample","schema":0,"data":{}}"#));
         expect!["the stored row `/chom/v1/sample/a` (kind `sample`, schema 2) does not decode: missing field `cores` at line 1 column 47"]
             .assert_eq(&error(r#"{"kind":"sample","schema":2,"data":{"name":"a"}}"#));
-        expect!["the stored row `/chom/v1/sample/a` has no readable envelope (expected JSON with kind, schema and data): expected value at line 1 column 1"]
+        expect!["the stored row `/chom/v1/sample/a` has no readable envelope (expected JSON with kind, schema and data): expected ident at line 1 column 2"]
             .assert_eq(&error("nonsense"));
     }
 
