@@ -1,4 +1,6 @@
 //! CHOM: the orchestrator.
 
+pub mod config;
 mod durable_file;
 pub mod store;
+pub mod supervise;
