@@ -1,0 +1,95 @@
+//! The command line as a whole: one subcommand for each noun, each in its own file.
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Failure;
+use crate::session::{Session, Shared};
+use crate::{alert, catalogue, events, host, notification, operation, shell, smtp, vps};
+
+/// Runs a fleet of VPS hosts from the command line
+#[derive(Debug, Parser)]
+#[command(name = "chomctl", version, propagate_version = true, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Environment:
+  CHOM_SERVER, CHOM_TOKEN, CHOM_CA_FILE  used instead of the chosen context's
+  XDG_CONFIG_HOME                        contexts are kept in chom/ below it
+  NO_COLOR                               no colours
+
+Exit codes: 0 done, 1 failed, 2 called wrongly (nothing was tried).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Which orchestrator to ask, and with which token
+    #[command(subcommand)]
+    Context(shell::ContextCommand),
+    /// Machines that run VPSs
+    #[command(subcommand)]
+    Host(host::HostCommand),
+    /// VPSs
+    #[command(subcommand)]
+    Vps(vps::VpsCommand),
+    /// What is being done, and how it went
+    #[command(subcommand)]
+    Operation(operation::OperationCommand),
+    /// What is wrong in the fleet
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
+    /// Mails that alerts led to
+    #[command(subcommand)]
+    Notification(notification::NotificationCommand),
+    /// Where VPSs can be
+    #[command(subcommand)]
+    Region(catalogue::RegionCommand),
+    /// How large VPSs can be
+    #[command(subcommand)]
+    Size(catalogue::SizeCommand),
+    /// What VPSs can be made from
+    #[command(subcommand)]
+    Image(catalogue::ImageCommand),
+    /// The mail server that alerts leave through
+    #[command(subcommand)]
+    Smtp(smtp::SmtpCommand),
+    /// What changes, as it happens
+    Events(events::EventsArguments),
+    /// Prints the completion script of a shell
+    Completion(shell::CompletionArguments),
+    /// Prints the version
+    Version,
+}
+
+/// Runs what the command line asks for.
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let session = Session::new(arguments.shared);
+    match arguments.command {
+        Command::Context(command) => shell::context(&session, command),
+        Command::Host(command) => host::run(&session, command),
+        Command::Vps(command) => vps::run(&session, command),
+        Command::Operation(command) => operation::run(&session, command),
+        Command::Alert(command) => alert::run(&session, command),
+        Command::Notification(command) => notification::run(&session, command),
+        Command::Region(command) => catalogue::regions(&session, command),
+        Command::Size(command) => catalogue::sizes(&session, command),
+        Command::Image(command) => catalogue::images(&session, command),
+        Command::Smtp(command) => smtp::run(&session, command),
+        Command::Events(arguments) => events::run(&session, &arguments),
+        Command::Completion(arguments) => shell::completion(&arguments),
+        Command::Version => shell::version(&session),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        super::Arguments::command().debug_assert();
+    }
+}

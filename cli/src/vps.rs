@@ -1,0 +1,243 @@
+//! VPSs: the commands. How they look is in `vps/render.rs`.
+
+use std::path::PathBuf;
+
+use chom_protocol::Name;
+use chom_protocol::api::hosts::HostView;
+use chom_protocol::api::vps_servers::{
+    CreateVps, SSH_KEYS_MAX, SetHold, USER_DATA_BYTES_MAX, VpsAccepted, VpsView,
+};
+use chom_protocol::vps::GuestShutdown;
+use clap::Subcommand;
+
+use crate::client::Client;
+use crate::confirm::{Confirmation, confirm};
+use crate::error::Failure;
+use crate::operation::{self, WaitOptions};
+use crate::session::{ListOptions, Reference, Session, read_text};
+use crate::shell::eprint_line;
+
+mod render;
+
+/// Where VPSs are in the API.
+const PATH: &str = "/api/vps-servers";
+/// Largest file of public keys; the longest key in use is about 700 characters.
+const SSH_KEY_FILE_BYTES_MAX: usize = 64 * 1024;
+
+/// `chomctl vps`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VpsCommand {
+    /// Creates a VPS and starts it
+    Create(Box<CreateOptions>),
+    /// Lists VPSs
+    List {
+        #[command(flatten)]
+        list: ListOptions,
+    },
+    /// Shows a VPS
+    Show {
+        /// Its name or id
+        vps: Reference,
+    },
+    /// Starts a VPS
+    Start(Target),
+    /// Shuts a VPS down; it is forced off when it does not
+    Stop(Target),
+    /// Restarts a VPS
+    Restart(Target),
+    /// Deletes a VPS; it is kept for a while and can be undeleted
+    Delete(Target),
+    /// Brings a deleted VPS back
+    Undelete(Target),
+    /// Removes a deleted VPS for good
+    Purge {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+    /// Stops reconciling a VPS, while somebody repairs it by hand
+    Hold(Target),
+    /// Reconciles a VPS again
+    Unhold(Target),
+}
+
+/// Which VPS, and whether to wait.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
+    /// Its name or id
+    vps: Reference,
+    #[command(flatten)]
+    wait: WaitOptions,
+}
+
+/// What to create.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateOptions {
+    /// Its name, also the guest's host name
+    name: Name,
+    /// Where (chomctl region list)
+    #[arg(long)]
+    region: Name,
+    /// How large (chomctl size list)
+    #[arg(long)]
+    size: Name,
+    /// From what (chomctl image list); the catalogue's default where absent
+    #[arg(long)]
+    image: Option<Name>,
+    /// A public SSH key for the default user; may be given several times
+    #[arg(long = "ssh-key", value_name = "KEY")]
+    ssh_keys: Vec<String>,
+    /// A file of public SSH keys, one line each; may be given several times
+    #[arg(long = "ssh-key-file", value_name = "FILE")]
+    ssh_key_files: Vec<PathBuf>,
+    /// cloud-init user data: a #cloud-config document or a script
+    #[arg(long, value_name = "FILE")]
+    user_data_file: Option<PathBuf>,
+    /// What to do when the guest powers itself off
+    #[arg(long, value_enum, default_value = "stay-off")]
+    guest_shutdown: AfterShutdown,
+    #[command(flatten)]
+    wait: WaitOptions,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AfterShutdown {
+    /// It stays off
+    StayOff,
+    /// It is started again
+    Restart,
+}
+
+impl CreateOptions {
+    fn request(self) -> Result<(CreateVps, WaitOptions), Failure> {
+        let mut ssh_keys = self.ssh_keys;
+        for file in &self.ssh_key_files {
+            let text = read_text("SSH keys from", file, SSH_KEY_FILE_BYTES_MAX)?;
+            let keys = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            ssh_keys.extend(keys.map(str::to_owned));
+        }
+        if ssh_keys.len() > SSH_KEYS_MAX {
+            let what = format!("{} SSH keys were given", ssh_keys.len());
+            return Err(Failure::usage(what, format!("give at most {SSH_KEYS_MAX}")));
+        }
+        let read = |file: &PathBuf| read_text("user data from", file, USER_DATA_BYTES_MAX);
+        let user_data = self.user_data_file.as_ref().map(read).transpose()?;
+        let guest_shutdown = match self.guest_shutdown {
+            AfterShutdown::StayOff => GuestShutdown::StayOff,
+            AfterShutdown::Restart => GuestShutdown::Restart,
+        };
+        let (name, region, size, image) = (self.name, self.region, self.size, self.image);
+        let request = CreateVps { name, region, size, image, ssh_keys, user_data, guest_shutdown };
+        Ok((request, self.wait))
+    }
+}
+
+/// Runs `chomctl vps`.
+pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure> {
+    match command {
+        VpsCommand::Create(options) => {
+            let (request, wait) = options.request()?;
+            let client = session.client()?;
+            let accepted = client.post(PATH, &request)?;
+            finish(session, &client, accepted, wait)
+        }
+        VpsCommand::List { list } => {
+            let client = session.client()?;
+            let rows: Vec<VpsView> = client.list(PATH, list.limit)?;
+            let hosts = if session.screen.view.wide { host_names(&client) } else { Vec::new() };
+            session.screen.show(&rows, |view| render::table(&rows, &hosts, view))
+        }
+        VpsCommand::Show { vps } => {
+            let client = session.client()?;
+            let row: VpsView = client.get(&path(&vps))?;
+            let hosts = match session.for_people() {
+                true => client.get(&format!("/api/hosts/{}", row.host)).into_iter().collect(),
+                false => Vec::new(),
+            };
+            session.screen.show(&row, |view| render::details(&row, &hosts, view))
+        }
+        VpsCommand::Start(target) => act(session, target, "start"),
+        VpsCommand::Stop(target) => act(session, target, "stop"),
+        VpsCommand::Restart(target) => act(session, target, "restart"),
+        VpsCommand::Undelete(target) => act(session, target, "undelete"),
+        VpsCommand::Delete(target) => {
+            let client = session.client()?;
+            let accepted = client.delete(&by_id(&client, &target.vps)?)?;
+            finish(session, &client, accepted, target.wait)
+        }
+        VpsCommand::Purge { target, confirmation } => purge(session, target, confirmation),
+        VpsCommand::Hold(target) => hold(session, target, true),
+        VpsCommand::Unhold(target) => hold(session, target, false),
+    }
+}
+
+fn act(session: &Session, target: Target, action: &str) -> Result<(), Failure> {
+    let client = session.client()?;
+    let accepted = client.act(&format!("{}/{action}", by_id(&client, &target.vps)?))?;
+    finish(session, &client, accepted, target.wait)
+}
+
+fn hold(session: &Session, target: Target, hold: bool) -> Result<(), Failure> {
+    let client = session.client()?;
+    let accepted = client.post(&format!("{}/hold", by_id(&client, &target.vps)?), &SetHold { hold })?;
+    finish(session, &client, accepted, target.wait)
+}
+
+fn purge(session: &Session, target: Target, confirmation: Confirmation) -> Result<(), Failure> {
+    let client = session.client()?;
+    let vps: VpsView = client.get(&path(&target.vps))?;
+    let consequence = format!("This removes the VPS `{}` ({}) and its disk for good.", vps.name, vps.id);
+    confirm(confirmation, session.no_input(), &consequence)?;
+    let accepted = client.act(&format!("{PATH}/{}/purge", vps.id))?;
+    finish(session, &client, accepted, target.wait)
+}
+
+fn path(vps: &Reference) -> String {
+    format!("{PATH}/{vps}")
+}
+
+/// The path by id: a name may be given to another VPS between two tries of a mutation, an id never.
+fn by_id(client: &Client, vps: &Reference) -> Result<String, Failure> {
+    match vps {
+        Reference::Id(_) => Ok(path(vps)),
+        Reference::Name(_) => client.get::<VpsView>(&path(vps)).map(|row| format!("{PATH}/{}", row.id)),
+    }
+}
+
+/// Waits if asked to, and prints what came of it.
+fn finish(
+    session: &Session,
+    client: &Client,
+    mut accepted: VpsAccepted,
+    wait: WaitOptions,
+) -> Result<(), Failure> {
+    if !wait.wait {
+        session.screen.show(&accepted, |view| render::accepted(&accepted, view))?;
+        if session.for_people() && !accepted.operation.state.is_final() {
+            eprint_line(&format!("accepted; wait for it: chomctl operation wait {}", accepted.operation.id));
+        }
+        return operation::outcome(&accepted.operation);
+    }
+    accepted.operation =
+        operation::wait(client, accepted.operation, accepted.vps.name.as_str(), wait.timeout)?;
+    // A purged VPS is gone: its last view stays.
+    let gone = match client.get::<VpsView>(&format!("{PATH}/{}", accepted.vps.id)) {
+        Ok(vps) => {
+            accepted.vps = vps;
+            false
+        }
+        Err(failure) if failure.is_not_found() => true,
+        Err(failure) => return Err(failure),
+    };
+    session.screen.show(&accepted, |view| match gone {
+        true => render::accepted(&accepted, view),
+        false => render::table(std::slice::from_ref(&accepted.vps), &[], view),
+    })?;
+    operation::outcome(&accepted.operation)
+}
+
+/// Hosts, for their names; without them ids are shown, so trouble with them is passed over.
+fn host_names(client: &Client) -> Vec<HostView> {
+    client.list("/api/hosts", None).unwrap_or_default()
+}
