@@ -36,7 +36,8 @@ readonly FABRIC=chom.$FLEET    # network namespace that holds the bridge
 readonly UPLINK=chom$NET       # this machine's end of the cable to the bridge
 readonly BRIDGE=br0
 readonly BOOT_SECONDS=${CHOM_FLEET_BOOT_SECONDS:-60}
-readonly STOP_SECONDS=20       # an orderly reboot may take this long; a power cut is seen within a second
+readonly STOP_SECONDS=20       # a power cut is seen within a second; more means that something is stuck
+readonly REBOOT_SECONDS=60     # an orderly one with guests takes about 5 s; a guest may ignore its power button
 readonly NUMBER_MAX=200        # host k has address 10+k
 readonly REBOOT_STATUS=133     # how nspawn says that the machine inside asked for a reboot
 readonly V1_CONTROLLERS="cpu cpuacct cpu,cpuacct cpuset memory devices freezer blkio pids systemd unified"
@@ -222,7 +223,12 @@ become_host() {
 
 # Runs the host until it is off, across its own reboots. Detached; only where systemd is not PID 1.
 run_detached() {
-  local status
+  local status descriptor
+  # What the caller had open must not stay open as long as the host lives: somebody may wait for its end.
+  for descriptor in "/proc/$BASHPID/fd/"*; do
+    descriptor=${descriptor##*/}
+    if ((descriptor > 2 && descriptor != 255)); then exec {descriptor}>&-; fi # 255: bash reads this script there
+  done
   while true; do
     host_net_up
     status=0
@@ -239,6 +245,7 @@ run_detached() {
 
 # Starts the host without waiting for it.
 launch() {
+  [[ -d $(cat "$DIR/lower") ]] || die "the root file system that $HOST was made on is gone; remove it: fleet.sh down $HOST"
   mountpoint -q "$DIR/root" || mount -t overlay "$UNIT" \
     -o "lowerdir=$(cat "$DIR/lower"),upperdir=$DIR/upper,workdir=$DIR/work" "$DIR/root"
   if systemd_is_init; then
@@ -288,6 +295,7 @@ power_cut() {
   fi
   systemd_is_init || leave_no_cgroups
   rm -f "$DIR/supervisor.pid"
+  rmdir "/run/systemd/nspawn/propagate/$UNIT" 2>/dev/null || true # nspawn cannot when its host is killed
   host_net_down
 }
 
@@ -338,7 +346,7 @@ command_reboot() {
   local before
   before=$(host_init) || die "$HOST is off; start it: fleet.sh start $HOST"
   in_host systemctl reboot
-  wait_until "$STOP_SECONDS" is_gone "$before" || die "$HOST did not go down within $STOP_SECONDS s"
+  wait_until "$REBOOT_SECONDS" is_gone "$before" || die "$HOST did not go down within $REBOOT_SECONDS s"
   await_ready
 }
 is_gone() { [[ ! -e /proc/$1 ]]; }
