@@ -219,6 +219,20 @@ pub enum SpecError {
         /// Which.
         generation: Generation,
     },
+    /// An item came twice.
+    #[error("desired state {generation} brought {item} twice")]
+    Twice {
+        /// Which.
+        generation: Generation,
+        /// What came again.
+        item: String,
+    },
+    /// More bytes than one host's desired state may take in memory.
+    #[error("desired state {generation} is larger than {SPEC_BYTES_MAX} bytes")]
+    Bytes {
+        /// Which.
+        generation: Generation,
+    },
     /// More than an agent takes.
     #[error("desired state {generation} has {items} items; an agent takes at most {}", SPEC_ITEMS_MAX)]
     Large {
@@ -232,11 +246,16 @@ pub enum SpecError {
 /// Most VPSs, tombstones and jobs of one host; ten times the largest host we know of.
 pub const SPEC_ITEMS_MAX: u32 = 10_000;
 
+/// Most memory of one desired state while it is assembled, so that a host that sends its ledger cannot fill the
+/// orchestrator: every item that is allowed, with 6 KiB of SSH keys each.
+pub const SPEC_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Collects the parts of a desired state and gives it out only when whole.
 #[derive(Debug)]
 pub struct SpecAssembly {
     announced: u32,
     brought: u64,
+    bytes: usize,
     spec: HostSpec,
 }
 
@@ -255,7 +274,7 @@ impl SpecAssembly {
             tombstones: Default::default(),
             jobs: Default::default(),
         };
-        Ok(Self { announced: items, brought: 0, spec })
+        Ok(Self { announced: items, brought: 0, bytes: 0, spec })
     }
 
     /// Takes a part.
@@ -265,22 +284,42 @@ impl SpecAssembly {
         if self.brought > u64::from(self.announced) {
             return Err(self.count_error());
         }
-        self.spec.vps.extend(vps.into_iter().map(|vps| (vps.id, vps)));
-        self.spec.tombstones.extend(tombstones);
-        self.spec.jobs.extend(jobs);
+        self.bytes += vps.iter().map(VpsSpec::memory_bytes).sum::<usize>();
+        if self.bytes > SPEC_BYTES_MAX {
+            return Err(SpecError::Bytes { generation: self.spec.generation });
+        }
+        for vps in vps {
+            let id = vps.id;
+            if self.spec.vps.insert(id, vps).is_some() {
+                return Err(self.twice_error(format_args!("VPS {id}")));
+            }
+        }
+        for (id, tombstone) in tombstones {
+            if self.spec.tombstones.insert(id, tombstone).is_some() {
+                return Err(self.twice_error(format_args!("the tombstone of VPS {id}")));
+            }
+        }
+        for (id, job) in jobs {
+            if self.spec.jobs.insert(id, job).is_some() {
+                return Err(self.twice_error(format_args!("job {id}")));
+            }
+        }
         Ok(())
     }
 
     /// Gives the whole if it is whole.
     pub fn finish(self, digest: Sha256) -> Result<HostSpec, SpecError> {
-        let kept = self.spec.vps.len() + self.spec.tombstones.len() + self.spec.jobs.len();
-        if self.brought != u64::from(self.announced) || kept as u64 != self.brought {
+        if self.brought != u64::from(self.announced) {
             return Err(self.count_error());
         }
         if v1::spec_digest(&self.spec) != digest {
             return Err(SpecError::Digest { generation: self.spec.generation });
         }
         Ok(self.spec)
+    }
+
+    fn twice_error(&self, item: std::fmt::Arguments<'_>) -> SpecError {
+        SpecError::Twice { generation: self.spec.generation, item: item.to_string() }
     }
 
     fn count_error(&self) -> SpecError {

@@ -206,6 +206,12 @@ impl VpsSpec {
     pub fn wants_running(&self) -> bool {
         self.power == Power::Running && !self.retained
     }
+
+    /// About how much memory it takes; its SSH keys are most of it.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let keys = self.ssh_keys.iter().map(|key| size_of::<String>() + key.len());
+        size_of::<Self>() + keys.sum::<usize>()
+    }
 }
 
 /// The order to remove a VPS for good.

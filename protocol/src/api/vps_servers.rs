@@ -13,6 +13,39 @@ use crate::vps::{Engine, GuestShutdown, Power, VpsState};
 pub const USER_DATA_BYTES_MAX: usize = 64 * 1024;
 /// Most SSH keys of a VPS.
 pub const SSH_KEYS_MAX: usize = 64;
+/// Longest line of an SSH key; sshd(8) takes as much, and an RSA key of 16,384 bits takes under 3 KiB.
+pub const SSH_KEY_BYTES_MAX: usize = 8 * 1024;
+
+/// Why a text is no SSH key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SshKeyError {
+    /// Longer than a key line is.
+    #[error("the SSH key has {bytes} bytes; at most {SSH_KEY_BYTES_MAX} are allowed")]
+    Long {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Nothing in it.
+    #[error("the SSH key is empty; give one line as in a `.pub` file of ssh-keygen(1)")]
+    Empty,
+    /// Something that is not in a line of text.
+    #[error("the SSH key has a line break or control character in it; give one line for each key")]
+    Control,
+}
+
+/// Whether a text can be a line of authorized_keys (sshd(8)). What the key is worth is for sshd to judge.
+pub fn check_ssh_key(line: &str) -> Result<(), SshKeyError> {
+    if line.len() > SSH_KEY_BYTES_MAX {
+        return Err(SshKeyError::Long { bytes: line.len() });
+    }
+    if line.trim().is_empty() {
+        return Err(SshKeyError::Empty);
+    }
+    if line.chars().any(|c| c.is_control() && c != '\t') {
+        return Err(SshKeyError::Control);
+    }
+    Ok(())
+}
 
 /// Asks for a VPS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,4 +156,58 @@ pub struct VpsAccepted {
 pub struct SetHold {
     /// Whether to stop reconciling it.
     pub hold: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a body becomes, as the API reads it: with the path of what is wrong.
+    fn read(body: &str) -> String {
+        let mut json = serde_json::Deserializer::from_str(body);
+        match serde_path_to_error::deserialize::<_, CreateVps>(&mut json) {
+            Ok(request) => format!("{request:?}\n{}", serde_json::to_string(&request).unwrap()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_call_of_the_manual_is_understood() {
+        expect_test::expect![[r#"
+            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, ssh_keys: [], user_data: None, guest_shutdown: StayOff }
+            {"name":"test-vps","region":"us-east","size":"small","guest_shutdown":"stay_off"}"#]]
+            .assert_eq(&read(r#"{"name":"test-vps","region":"us-east","size":"small"}"#));
+    }
+
+    #[test]
+    fn a_mistake_in_the_body_is_named_with_its_field() {
+        let said = [
+            r#"{"name":"test-vps","region":"us-east","size":"small","colour":"red"}"#,
+            r#"{"name":7,"region":"us-east","size":"small"}"#,
+            r#"{"name":"Test_VPS","region":"us-east","size":"small"}"#,
+            r#"{"name":"test-vps","region":["us-east"],"size":"small"}"#,
+            r#"{"name":"test-vps","region":"us-east"}"#,
+            r#"{"name":"test-vps","region":"us-east","size":"small","ssh_keys":["a",1]}"#,
+            r#"{"name":"test-vps","region":"us-east","size":"small","guest_shutdown":"explode"}"#,
+            r#"{"name":"test-vps""#,
+        ];
+        expect_test::expect![[r#"
+            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `ssh_keys`, `user_data`, `guest_shutdown` at line 1 column 61
+            name: invalid type: integer `7`, expected a string at line 1 column 9
+            name: the name `Test_VPS` has `T` in it; use lower-case letters, digits and hyphens (RFC 1123) at line 1 column 18
+            region: invalid type: sequence, expected a string at line 1 column 28
+            missing field `size` at line 1 column 38
+            ssh_keys[1]: invalid type: integer `1`, expected a string at line 1 column 70
+            guest_shutdown: unknown variant `explode`, expected `stay_off` or `restart` at line 1 column 79
+            EOF while parsing an object at line 1 column 18"#]].assert_eq(&said.map(read).join("\n"));
+    }
+
+    #[test]
+    fn an_ssh_key_is_one_line_of_text() {
+        assert_eq!(check_ssh_key("ssh-ed25519 AAAA\tadmin@example.org"), Ok(()));
+        assert_eq!(check_ssh_key(&"k".repeat(SSH_KEY_BYTES_MAX)), Ok(()));
+        assert_eq!(check_ssh_key(&"k".repeat(SSH_KEY_BYTES_MAX + 1)), Err(SshKeyError::Long { bytes: 8193 }));
+        assert_eq!(check_ssh_key(" "), Err(SshKeyError::Empty));
+        assert_eq!(check_ssh_key("ssh-ed25519 A\nssh-ed25519 B"), Err(SshKeyError::Control));
+    }
 }

@@ -7,6 +7,10 @@ use serde::de::DeserializeOwned;
 
 /// Largest payload. A status of 500 VPSs is about 100 KiB; a desired state goes in parts.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// bincode's limit while a payload is read. It counts each integer at its full width, not at the bytes it took, so a
+/// payload that fits a frame can count for eight times as much (a small u64 takes one byte): with the size of a frame as
+/// the limit, a full frame of ours was refused by its reader.
+const DECODE_LIMIT_BYTES: usize = 8 * FRAME_BYTES_MAX;
 /// Size of the header.
 pub const HEADER_BYTES: usize = 8;
 /// What every frame begins with.
@@ -148,7 +152,7 @@ pub(crate) fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, EncodeError> 
 
 /// The value of all of `bytes`, within the limit.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let config = bincode::config::standard().with_limit::<FRAME_BYTES_MAX>();
+    let config = bincode::config::standard().with_limit::<DECODE_LIMIT_BYTES>();
     let (value, used) = bincode::serde::decode_from_slice(bytes, config).map_err(DecodeError::Value)?;
     match bytes.len() - used {
         0 => Ok(value),

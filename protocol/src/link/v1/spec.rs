@@ -1,0 +1,403 @@
+//! Desired state on the wire. FROZEN: see `v1`.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::list::List;
+use super::network::Interface;
+use super::value::{self, Id, Within, bad};
+use crate::api::vps_servers::check_ssh_key;
+use crate::host;
+use crate::id::{HostId, JobId, VpsId};
+use crate::job;
+use crate::link::codec::DecodeError;
+use crate::link::{self, SPEC_ITEMS_MAX};
+use crate::units::{Bytes, UnixMillis};
+use crate::vps::{self, Sha256};
+
+/// A bound of memory, not of the product (the API has that).
+const SSH_KEYS_MAX: usize = 256;
+const ITEMS_MAX: usize = SPEC_ITEMS_MAX as usize;
+
+/// Longest pause between reports or passes; a host that is silent for longer than a day is not managed.
+const INTERVAL_SECONDS_MAX: u32 = 24 * 60 * 60;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SpecBegin {
+    host: Id,
+    generation: value::Generation,
+    settings: AgentSettings,
+    items: u32,
+}
+
+impl From<&link::SpecBegin> for SpecBegin {
+    fn from(begin: &link::SpecBegin) -> Self {
+        let link::SpecBegin { host, generation, settings, items } = begin;
+        Self {
+            host: host.uuid().into_bytes(),
+            generation: (*generation).into(),
+            settings: settings.into(),
+            items: *items,
+        }
+    }
+}
+
+impl TryFrom<SpecBegin> for link::SpecBegin {
+    type Error = DecodeError;
+
+    fn try_from(begin: SpecBegin) -> Result<Self, DecodeError> {
+        let SpecBegin { host, generation, settings, items } = begin;
+        Ok(Self {
+            host: HostId::new(Uuid::from_bytes(host)),
+            generation: generation.into(),
+            settings: host::AgentSettings::try_from(settings).within("settings")?,
+            items,
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct AgentSettings {
+    report_interval_seconds: u32,
+    reconcile_interval_seconds: u32,
+    stop_grace_seconds: u32,
+    destroys_allowed_until: Option<u64>,
+}
+
+impl From<&host::AgentSettings> for AgentSettings {
+    fn from(settings: &host::AgentSettings) -> Self {
+        let host::AgentSettings {
+            report_interval_seconds,
+            reconcile_interval_seconds,
+            stop_grace_seconds,
+            destroys_allowed_until,
+        } = settings;
+        Self {
+            report_interval_seconds: *report_interval_seconds,
+            reconcile_interval_seconds: *reconcile_interval_seconds,
+            stop_grace_seconds: *stop_grace_seconds,
+            destroys_allowed_until: destroys_allowed_until.map(|UnixMillis(millis)| millis),
+        }
+    }
+}
+
+impl TryFrom<AgentSettings> for host::AgentSettings {
+    type Error = DecodeError;
+
+    fn try_from(settings: AgentSettings) -> Result<Self, DecodeError> {
+        let AgentSettings {
+            report_interval_seconds,
+            reconcile_interval_seconds,
+            stop_grace_seconds,
+            destroys_allowed_until,
+        } = settings;
+        Ok(Self {
+            report_interval_seconds: interval("report_interval_seconds", report_interval_seconds)?,
+            reconcile_interval_seconds: interval("reconcile_interval_seconds", reconcile_interval_seconds)?,
+            stop_grace_seconds,
+            destroys_allowed_until: destroys_allowed_until.map(UnixMillis),
+        })
+    }
+}
+
+/// A pause between rounds; none at all would keep the agent busy for ever.
+fn interval(field: &str, seconds: u32) -> Result<u32, DecodeError> {
+    if (1..=INTERVAL_SECONDS_MAX).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(bad(field, format_args!("{seconds} is not between 1 and {INTERVAL_SECONDS_MAX}")))
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SpecPart {
+    vps: List<Vps, ITEMS_MAX>,
+    tombstones: List<(Id, Tombstone), ITEMS_MAX>,
+    jobs: List<(Id, Job), ITEMS_MAX>,
+}
+
+impl From<&link::SpecPart> for SpecPart {
+    fn from(part: &link::SpecPart) -> Self {
+        let link::SpecPart { vps, tombstones, jobs } = part;
+        Self {
+            vps: vps.iter().map(Vps::from).collect(),
+            tombstones: tombstones.iter().map(|(id, t)| tombstone_item(*id, t)).collect(),
+            jobs: jobs.iter().map(|(id, job)| job_item(*id, job)).collect(),
+        }
+    }
+}
+
+pub(super) fn tombstone_item(id: VpsId, tombstone: &vps::Tombstone) -> (Id, Tombstone) {
+    (id.uuid().into_bytes(), Tombstone::from(tombstone))
+}
+
+pub(super) fn job_item(id: JobId, job: &job::Job) -> (Id, Job) {
+    (id.uuid().into_bytes(), Job::from(job))
+}
+
+impl TryFrom<SpecPart> for link::SpecPart {
+    type Error = DecodeError;
+
+    fn try_from(part: SpecPart) -> Result<Self, DecodeError> {
+        let SpecPart { vps, tombstones, jobs } = part;
+        let vps = vps.0.into_iter().map(|vps| {
+            let id = VpsId::new(Uuid::from_bytes(vps.id));
+            vps::VpsSpec::try_from(vps).within(format_args!("VPS {id}"))
+        });
+        Ok(Self {
+            vps: vps.collect::<Result<_, _>>()?,
+            tombstones: tombstones
+                .0
+                .into_iter()
+                .map(|(id, tombstone)| (VpsId::new(Uuid::from_bytes(id)), tombstone.into()))
+                .collect(),
+            jobs: jobs
+                .0
+                .into_iter()
+                .map(|(id, job)| (JobId::new(Uuid::from_bytes(id)), job.into()))
+                .collect(),
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Tombstone {
+    placement: u64,
+    created_at: u64,
+}
+
+impl From<&vps::Tombstone> for Tombstone {
+    fn from(tombstone: &vps::Tombstone) -> Self {
+        let vps::Tombstone { placement, created_at } = tombstone;
+        Self { placement: *placement, created_at: created_at.0 }
+    }
+}
+
+impl From<Tombstone> for vps::Tombstone {
+    fn from(tombstone: Tombstone) -> Self {
+        let Tombstone { placement, created_at } = tombstone;
+        Self { placement, created_at: UnixMillis(created_at) }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Job {
+    kind: JobKind,
+    deadline: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum JobKind {
+    Restart { vps: Id },
+}
+
+impl From<&job::Job> for Job {
+    fn from(job: &job::Job) -> Self {
+        let job::Job { kind, deadline } = job;
+        let kind = match kind {
+            job::JobKind::Restart { vps } => JobKind::Restart { vps: vps.uuid().into_bytes() },
+        };
+        Self { kind, deadline: deadline.0 }
+    }
+}
+
+impl From<Job> for job::Job {
+    fn from(job: Job) -> Self {
+        let Job { kind, deadline } = job;
+        let kind = match kind {
+            JobKind::Restart { vps } => job::JobKind::Restart { vps: VpsId::new(Uuid::from_bytes(vps)) },
+        };
+        Self { kind, deadline: UnixMillis(deadline) }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Vps {
+    id: Id,
+    tenant: String,
+    name: String,
+    placement: u64,
+    engine: Engine,
+    power: Power,
+    guest_shutdown: GuestShutdown,
+    hold: bool,
+    retained: bool,
+    start_count: u64,
+    cores: u32,
+    memory: u64,
+    disk: u64,
+    image: Image,
+    interface: Interface,
+    ssh_keys: List<String, SSH_KEYS_MAX>,
+    user_data: Option<Blob>,
+}
+
+impl From<&vps::VpsSpec> for Vps {
+    fn from(spec: &vps::VpsSpec) -> Self {
+        let vps::VpsSpec {
+            id,
+            tenant,
+            name,
+            placement,
+            engine,
+            power,
+            guest_shutdown,
+            hold,
+            retained,
+            start_count,
+            cores,
+            memory,
+            disk,
+            image,
+            interface,
+            ssh_keys,
+            user_data,
+        } = spec;
+        Self {
+            id: id.uuid().into_bytes(),
+            tenant: tenant.as_str().to_owned(),
+            name: name.as_str().to_owned(),
+            placement: *placement,
+            engine: (*engine).into(),
+            power: (*power).into(),
+            guest_shutdown: (*guest_shutdown).into(),
+            hold: *hold,
+            retained: *retained,
+            start_count: *start_count,
+            cores: *cores,
+            memory: memory.0,
+            disk: disk.0,
+            image: image.into(),
+            interface: interface.into(),
+            ssh_keys: ssh_keys.iter().cloned().collect(),
+            user_data: user_data.as_ref().map(Blob::from),
+        }
+    }
+}
+
+impl TryFrom<Vps> for vps::VpsSpec {
+    type Error = DecodeError;
+
+    fn try_from(spec: Vps) -> Result<Self, DecodeError> {
+        let Vps {
+            id,
+            tenant,
+            name,
+            placement,
+            engine,
+            power,
+            guest_shutdown,
+            hold,
+            retained,
+            start_count,
+            cores,
+            memory,
+            disk,
+            image,
+            interface,
+            ssh_keys: List(ssh_keys),
+            user_data,
+        } = spec;
+        for key in &ssh_keys {
+            check_ssh_key(key).map_err(|error| bad("ssh_keys", error))?;
+        }
+        Ok(Self {
+            id: VpsId::new(Uuid::from_bytes(id)),
+            tenant: value::name("tenant", tenant)?,
+            name: value::name("name", name)?,
+            placement,
+            engine: engine.into(),
+            power: power.into(),
+            guest_shutdown: guest_shutdown.into(),
+            hold,
+            retained,
+            start_count,
+            cores,
+            memory: Bytes(memory),
+            disk: Bytes(disk),
+            image: vps::ImageReference::try_from(image).within("image")?,
+            interface: vps::NetworkInterface::try_from(interface).within("interface")?,
+            ssh_keys,
+            user_data: user_data.map(Into::into),
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Image {
+    name: String,
+    sha256: [u8; 32],
+    size: u64,
+    format: ImageFormat,
+}
+
+impl From<&vps::ImageReference> for Image {
+    fn from(image: &vps::ImageReference) -> Self {
+        let vps::ImageReference { name, sha256, size, format } = image;
+        Self { name: name.as_str().to_owned(), sha256: sha256.0, size: size.0, format: (*format).into() }
+    }
+}
+
+impl TryFrom<Image> for vps::ImageReference {
+    type Error = DecodeError;
+
+    fn try_from(image: Image) -> Result<Self, DecodeError> {
+        let Image { name, sha256, size, format } = image;
+        Ok(Self {
+            name: value::name("name", name)?,
+            sha256: Sha256(sha256),
+            size: Bytes(size),
+            format: format.into(),
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Blob {
+    sha256: [u8; 32],
+    size: u64,
+}
+
+impl From<&vps::BlobReference> for Blob {
+    fn from(blob: &vps::BlobReference) -> Self {
+        let vps::BlobReference { sha256, size } = blob;
+        Self { sha256: sha256.0, size: size.0 }
+    }
+}
+
+impl From<Blob> for vps::BlobReference {
+    fn from(blob: Blob) -> Self {
+        let Blob { sha256, size } = blob;
+        Self { sha256: Sha256(sha256), size: Bytes(size) }
+    }
+}
+
+/// An enum of the wire and its twin in the domain: the same variants, each named once in both directions.
+macro_rules! twin {
+    ($($wire:ident = $domain:path { $($variant:ident),* })*) => {$(
+        #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+        pub(super) enum $wire { $($variant),* }
+
+        impl From<$domain> for $wire {
+            fn from(domain: $domain) -> Self {
+                use $domain as Domain;
+                match domain { $(Domain::$variant => Self::$variant),* }
+            }
+        }
+
+        impl From<$wire> for $domain {
+            fn from(wire: $wire) -> Self {
+                match wire { $($wire::$variant => Self::$variant),* }
+            }
+        }
+    )*};
+}
+pub(super) use twin;
+
+// The order of the variants is their number on the wire: add at the end only.
+twin! {
+    Engine = vps::Engine { Libvirt, Fake }
+    Power = vps::Power { Running, Stopped }
+    GuestShutdown = vps::GuestShutdown { StayOff, Restart }
+    ImageFormat = vps::ImageFormat { Qcow2, Raw }
+}

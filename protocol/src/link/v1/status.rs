@@ -1,0 +1,260 @@
+//! Observed state on the wire. FROZEN: see `v1`.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::list::List;
+use super::spec::{Engine, twin};
+use super::value::{self, Id, TEXT_BYTES_MAX, bad, line};
+use crate::host;
+use crate::id::{BootId, VpsId};
+use crate::link::SPEC_ITEMS_MAX;
+use crate::link::codec::DecodeError;
+use crate::units::{Bytes, UnixMillis};
+use crate::vps;
+
+const ITEMS_MAX: usize = SPEC_ITEMS_MAX as usize;
+/// More kinds of engine than there will be.
+const ENGINES_MAX: usize = 16;
+/// Problems of a host as a whole; whoever has this many reads no further.
+const PROBLEMS_MAX: usize = 64;
+
+/// What a status lets each of its texts have, until the whole fits into a frame: it loses words before it loses facts.
+pub(super) const TEXT_BYTES_TRIES: [usize; 3] = [TEXT_BYTES_MAX, 96, 0];
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HostStatus {
+    boot: Id,
+    observed_at: u64,
+    accepted: value::Generation,
+    reconciled: value::Generation,
+    inventory: Inventory,
+    engines: List<EngineStatus, ENGINES_MAX>,
+    vps: List<(Id, VpsStatus), ITEMS_MAX>,
+    foreign: List<ForeignGuest, ITEMS_MAX>,
+    orphans: List<Id, ITEMS_MAX>,
+    destroys_waiting: List<Id, ITEMS_MAX>,
+    problems: List<String, PROBLEMS_MAX>,
+}
+
+impl HostStatus {
+    /// The status with texts of at most so many bytes.
+    pub(super) fn new(status: &host::HostStatus, text_bytes_max: usize) -> Self {
+        let host::HostStatus {
+            boot,
+            observed_at,
+            accepted,
+            reconciled,
+            inventory,
+            engines,
+            vps,
+            foreign,
+            orphans,
+            destroys_waiting,
+            problems,
+        } = status;
+        let ids = |ids: &[VpsId]| ids.iter().map(|id| id.uuid().into_bytes()).collect();
+        Self {
+            boot: boot.uuid().into_bytes(),
+            observed_at: observed_at.0,
+            accepted: (*accepted).into(),
+            reconciled: (*reconciled).into(),
+            inventory: Inventory::from(inventory),
+            engines: engines.iter().map(|engine| EngineStatus::new(engine, text_bytes_max)).collect(),
+            vps: vps
+                .iter()
+                .map(|(id, vps)| (id.uuid().into_bytes(), VpsStatus::new(vps, text_bytes_max)))
+                .collect(),
+            foreign: foreign.iter().map(ForeignGuest::from).collect(),
+            orphans: ids(orphans),
+            destroys_waiting: ids(destroys_waiting),
+            problems: problems
+                .iter()
+                .take(PROBLEMS_MAX)
+                .map(|problem| line(problem, text_bytes_max))
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<HostStatus> for host::HostStatus {
+    type Error = DecodeError;
+
+    fn try_from(status: HostStatus) -> Result<Self, DecodeError> {
+        let HostStatus {
+            boot,
+            observed_at,
+            accepted,
+            reconciled,
+            inventory,
+            engines,
+            vps,
+            foreign,
+            orphans,
+            destroys_waiting,
+            problems,
+        } = status;
+        let announced = vps.0.len();
+        let vps: vps::VpsStatuses =
+            vps.0.into_iter().map(|(id, vps)| (VpsId::new(Uuid::from_bytes(id)), vps.into())).collect();
+        if vps.len() != announced {
+            return Err(bad("vps", format_args!("{} are told twice", announced - vps.len())));
+        }
+        let ids = |ids: Vec<Id>| ids.into_iter().map(|id| VpsId::new(Uuid::from_bytes(id))).collect();
+        Ok(Self {
+            boot: BootId::new(Uuid::from_bytes(boot)),
+            observed_at: UnixMillis(observed_at),
+            accepted: accepted.into(),
+            reconciled: reconciled.into(),
+            inventory: inventory.into(),
+            engines: engines.0.into_iter().map(Into::into).collect(),
+            vps,
+            foreign: foreign.0.into_iter().map(Into::into).collect(),
+            orphans: ids(orphans.0),
+            destroys_waiting: ids(destroys_waiting.0),
+            problems: problems.0.iter().map(|problem| line(problem, TEXT_BYTES_MAX)).collect(),
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Inventory {
+    agent_version: String,
+    hostname: String,
+    kernel: String,
+    os: String,
+    cores: u32,
+    memory: u64,
+    disk: u64,
+    disk_free: u64,
+}
+
+impl From<&host::Inventory> for Inventory {
+    fn from(inventory: &host::Inventory) -> Self {
+        let host::Inventory { agent_version, hostname, kernel, os, cores, memory, disk, disk_free } =
+            inventory;
+        Self {
+            agent_version: line(agent_version, TEXT_BYTES_MAX),
+            hostname: line(hostname, TEXT_BYTES_MAX),
+            kernel: line(kernel, TEXT_BYTES_MAX),
+            os: line(os, TEXT_BYTES_MAX),
+            cores: *cores,
+            memory: memory.0,
+            disk: disk.0,
+            disk_free: disk_free.0,
+        }
+    }
+}
+
+impl From<Inventory> for host::Inventory {
+    fn from(inventory: Inventory) -> Self {
+        let Inventory { agent_version, hostname, kernel, os, cores, memory, disk, disk_free } = inventory;
+        Self {
+            agent_version: line(&agent_version, TEXT_BYTES_MAX),
+            hostname: line(&hostname, TEXT_BYTES_MAX),
+            kernel: line(&kernel, TEXT_BYTES_MAX),
+            os: line(&os, TEXT_BYTES_MAX),
+            cores,
+            memory: Bytes(memory),
+            disk: Bytes(disk),
+            disk_free: Bytes(disk_free),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EngineStatus {
+    engine: Engine,
+    version: String,
+    acceleration: Acceleration,
+    problem: Option<String>,
+}
+
+impl EngineStatus {
+    fn new(status: &host::EngineStatus, text_bytes_max: usize) -> Self {
+        let host::EngineStatus { engine, version, acceleration, problem } = status;
+        Self {
+            engine: (*engine).into(),
+            version: line(version, TEXT_BYTES_MAX),
+            acceleration: (*acceleration).into(),
+            problem: problem.as_ref().map(|problem| line(problem, text_bytes_max)),
+        }
+    }
+}
+
+impl From<EngineStatus> for host::EngineStatus {
+    fn from(status: EngineStatus) -> Self {
+        let EngineStatus { engine, version, acceleration, problem } = status;
+        Self {
+            engine: engine.into(),
+            version: line(&version, TEXT_BYTES_MAX),
+            acceleration: acceleration.into(),
+            problem: problem.map(|problem| line(&problem, TEXT_BYTES_MAX)),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct VpsStatus {
+    state: VpsState,
+    placement: u64,
+    start_count: u64,
+    since: u64,
+    problem: Option<String>,
+    progress: Option<String>,
+}
+
+impl VpsStatus {
+    fn new(status: &vps::VpsStatus, text_bytes_max: usize) -> Self {
+        let vps::VpsStatus { state, placement, start_count, since, problem, progress } = status;
+        Self {
+            state: (*state).into(),
+            placement: *placement,
+            start_count: *start_count,
+            since: since.0,
+            problem: problem.as_ref().map(|problem| line(problem, text_bytes_max)),
+            progress: progress.as_ref().map(|progress| line(progress, text_bytes_max)),
+        }
+    }
+}
+
+impl From<VpsStatus> for vps::VpsStatus {
+    fn from(status: VpsStatus) -> Self {
+        let VpsStatus { state, placement, start_count, since, problem, progress } = status;
+        Self {
+            state: state.into(),
+            placement,
+            start_count,
+            since: UnixMillis(since),
+            problem: problem.map(|problem| line(&problem, TEXT_BYTES_MAX)),
+            progress: progress.map(|progress| line(&progress, TEXT_BYTES_MAX)),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ForeignGuest {
+    engine: Engine,
+    name: String,
+    state: VpsState,
+}
+
+impl From<&vps::ForeignGuest> for ForeignGuest {
+    fn from(guest: &vps::ForeignGuest) -> Self {
+        let vps::ForeignGuest { engine, name, state } = guest;
+        Self { engine: (*engine).into(), name: line(name, TEXT_BYTES_MAX), state: (*state).into() }
+    }
+}
+
+impl From<ForeignGuest> for vps::ForeignGuest {
+    fn from(guest: ForeignGuest) -> Self {
+        let ForeignGuest { engine, name, state } = guest;
+        Self { engine: engine.into(), name: line(&name, TEXT_BYTES_MAX), state: state.into() }
+    }
+}
+
+// The order of the variants is their number on the wire: add at the end only.
+twin! {
+    Acceleration = host::Acceleration { Kvm, Tcg, None }
+    VpsState = vps::VpsState { Preparing, Running, Paused, Stopped, StoppedByGuest, Crashed, Absent, Unknown }
+}

@@ -1,0 +1,373 @@
+//! One value of every message, with every kind of thing in it. The golden files hold the bytes of exactly these: add to
+//! the lists, never change what is there.
+
+use std::collections::BTreeMap;
+
+use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest};
+use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus, Inventory};
+use chom_protocol::job::{Job, JobKind, JobOutcome, JobResult};
+use chom_protocol::link::v1::spec_parts;
+use chom_protocol::link::{FleetInfo, Hello, Standing, ToAgent, ToOrchestrator};
+use chom_protocol::sample::{Metric, Point, Sample};
+use chom_protocol::vps::{
+    AddressPrefix, BlobReference, Engine, ForeignGuest, GuestShutdown, ImageFormat, ImageReference,
+    NetworkInterface, Power, Sha256, Tombstone, VpsSpec, VpsState, VpsStatus,
+};
+use chom_protocol::{BootId, Bytes, Generation, HostId, InstanceId, JobId, UnixMillis, VpsId};
+
+/// A UUID of version 7 that ends with `number`.
+fn uuid(number: u16) -> uuid::Uuid {
+    uuid::Uuid::from_u128(0x0190_f6d2_8f3e_7cc0_9d4c_0000_0000_0000 + u128::from(number))
+}
+
+pub(crate) fn vps_id(number: u16) -> VpsId {
+    VpsId::new(uuid(number))
+}
+
+pub(crate) fn job_id(number: u16) -> JobId {
+    JobId::new(uuid(number))
+}
+
+fn host_id() -> HostId {
+    HostId::new(uuid(0xffff))
+}
+
+fn boot_id() -> BootId {
+    BootId::new(uuid(0xb007))
+}
+
+fn generation() -> Generation {
+    Generation { epoch: 1_795_392_000, number: 70_000 }
+}
+
+/// A VPS with few things in it.
+pub(crate) fn plain_vps(number: u16) -> VpsSpec {
+    VpsSpec {
+        id: vps_id(number),
+        tenant: "default".parse().unwrap(),
+        name: format!("vps-{number}").parse().unwrap(),
+        placement: 1,
+        engine: Engine::Fake,
+        power: Power::Stopped,
+        guest_shutdown: GuestShutdown::StayOff,
+        hold: false,
+        retained: true,
+        start_count: 0,
+        cores: 1,
+        memory: Bytes::mib(128),
+        disk: Bytes::gib(1),
+        image: ImageReference {
+            name: "tiny".parse().unwrap(),
+            sha256: Sha256([1; 32]),
+            size: Bytes::mib(20),
+            format: ImageFormat::Raw,
+        },
+        interface: NetworkInterface {
+            mac: [2, 0, 0, 0, 0, 1],
+            addresses: vec![],
+            gateway: None,
+            dns: vec![],
+        },
+        ssh_keys: vec![],
+        user_data: None,
+    }
+}
+
+/// A VPS with everything in it.
+fn full_vps() -> VpsSpec {
+    VpsSpec {
+        placement: 3,
+        engine: Engine::Libvirt,
+        power: Power::Running,
+        guest_shutdown: GuestShutdown::Restart,
+        hold: true,
+        retained: false,
+        start_count: 300,
+        cores: 4,
+        memory: Bytes::gib(8),
+        disk: Bytes::gib(160),
+        image: ImageReference {
+            name: "debian-12".parse().unwrap(),
+            sha256: Sha256([0xab; 32]),
+            size: Bytes(411_238_912),
+            format: ImageFormat::Qcow2,
+        },
+        interface: NetworkInterface {
+            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            addresses: vec![
+                AddressPrefix { address: "10.0.0.7".parse().unwrap(), prefix: 24 },
+                AddressPrefix { address: "fd00::7".parse().unwrap(), prefix: 64 },
+            ],
+            gateway: Some("10.0.0.1".parse().unwrap()),
+            dns: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        },
+        ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample admin@example.org".to_owned()],
+        user_data: Some(BlobReference { sha256: Sha256([0xcd; 32]), size: Bytes(1234) }),
+        ..plain_vps(1)
+    }
+}
+
+pub(crate) fn host_spec() -> HostSpec {
+    HostSpec {
+        host: host_id(),
+        generation: generation(),
+        settings: AgentSettings {
+            report_interval_seconds: 15,
+            reconcile_interval_seconds: 30,
+            stop_grace_seconds: 60,
+            destroys_allowed_until: Some(UnixMillis(1_795_395_600_000)),
+        },
+        vps: [full_vps(), plain_vps(2)].into_iter().map(|vps| (vps.id, vps)).collect(),
+        tombstones: [(vps_id(3), Tombstone { placement: 2, created_at: UnixMillis(1_795_300_000_000) })]
+            .into(),
+        jobs: [(
+            job_id(4),
+            Job { kind: JobKind::Restart { vps: vps_id(1) }, deadline: UnixMillis(1_795_392_600_000) },
+        )]
+        .into(),
+    }
+}
+
+pub(crate) fn host_status() -> HostStatus {
+    let states = [
+        VpsState::Preparing,
+        VpsState::Running,
+        VpsState::Paused,
+        VpsState::Stopped,
+        VpsState::StoppedByGuest,
+        VpsState::Crashed,
+        VpsState::Absent,
+        VpsState::Unknown,
+    ];
+    let engine = |engine, acceleration, problem: Option<&str>| EngineStatus {
+        engine,
+        version: "9.0.0".to_owned(),
+        acceleration,
+        problem: problem.map(str::to_owned),
+    };
+    HostStatus {
+        boot: boot_id(),
+        observed_at: UnixMillis(1_795_392_000_123),
+        accepted: generation(),
+        reconciled: Generation { number: 69_999, ..generation() },
+        inventory: Inventory {
+            agent_version: "0.1.0".to_owned(),
+            hostname: "host-1".to_owned(),
+            kernel: "6.1.0-18-amd64".to_owned(),
+            os: "Debian GNU/Linux 12 (bookworm)".to_owned(),
+            cores: 64,
+            memory: Bytes::gib(256),
+            disk: Bytes::gib(4096),
+            disk_free: Bytes::gib(1000),
+        },
+        engines: vec![
+            engine(Engine::Libvirt, Acceleration::Kvm, None),
+            engine(Engine::Libvirt, Acceleration::Tcg, Some("KVM did not boot the probe; using TCG")),
+            engine(Engine::Fake, Acceleration::None, None),
+        ],
+        vps: (1..).zip(states).map(|(number, state)| (vps_id(number), vps_status(state))).collect(),
+        foreign: vec![ForeignGuest {
+            engine: Engine::Libvirt,
+            name: "münster".to_owned(),
+            state: VpsState::Running,
+        }],
+        orphans: vec![vps_id(20)],
+        destroys_waiting: vec![vps_id(3)],
+        problems: vec!["the disk for VPSs is read-only: see dmesg(1)".to_owned()],
+    }
+}
+
+pub(crate) fn vps_status(state: VpsState) -> VpsStatus {
+    VpsStatus {
+        state,
+        placement: 3,
+        start_count: 300,
+        since: UnixMillis(1_795_391_000_000),
+        problem: (state == VpsState::Crashed).then(|| "the engine ended: out of memory".to_owned()),
+        progress: (state == VpsState::Preparing).then(|| "image 40 %".to_owned()),
+    }
+}
+
+/// One point of every metric of the first release.
+fn points() -> Vec<Point> {
+    use Metric::{
+        CpuSeconds, DiskAvailable, DiskBusySeconds, DiskReadBytes, DiskTotal, DiskWrittenBytes, InodesFree,
+        InodesTotal, Load1, Load5, Load15, MemoryAvailable, MemoryTotal, NetworkReceiveErrors,
+        NetworkReceivedBytes, NetworkSendErrors, NetworkSentBytes, PressureSeconds, SwapFree, SwapTotal,
+        Uptime, VpsCpuSeconds, VpsDiskAllocated, VpsDiskReadBytes, VpsDiskWrittenBytes, VpsMemory,
+        VpsNetworkReceivedBytes, VpsNetworkSentBytes,
+    };
+    let host = [
+        (CpuSeconds, "user"),
+        (Load1, ""),
+        (Load5, ""),
+        (Load15, ""),
+        (MemoryTotal, ""),
+        (MemoryAvailable, ""),
+        (SwapTotal, ""),
+        (SwapFree, ""),
+        (DiskTotal, "/"),
+        (DiskAvailable, "/"),
+        (InodesTotal, "/"),
+        (InodesFree, "/"),
+        (DiskReadBytes, "sda"),
+        (DiskWrittenBytes, "sda"),
+        (DiskBusySeconds, "sda"),
+        (NetworkReceivedBytes, "eth0"),
+        (NetworkSentBytes, "eth0"),
+        (NetworkReceiveErrors, "eth0"),
+        (NetworkSendErrors, "eth0"),
+        (PressureSeconds, "io full"),
+        (Uptime, ""),
+    ];
+    let vps = [
+        (VpsCpuSeconds, ""),
+        (VpsMemory, ""),
+        (VpsDiskReadBytes, "vda"),
+        (VpsDiskWrittenBytes, "vda"),
+        (VpsDiskAllocated, "vda"),
+        (VpsNetworkReceivedBytes, "vnet0"),
+        (VpsNetworkSentBytes, "vnet0"),
+    ];
+    let point =
+        |vps, (metric, label): (Metric, &str), value| Point { metric, vps, label: label.to_owned(), value };
+    let host = host.into_iter().map(|named| point(None, named, 0.25));
+    host.chain(vps.into_iter().map(|named| point(Some(vps_id(1)), named, 1e12))).collect()
+}
+
+fn fleet() -> FleetInfo {
+    FleetInfo {
+        orchestrators: vec!["chom.example.org:7440".to_owned(), "[fd00::2]:7440".to_owned()],
+        ca_bundle: vec![vec![0x30, 0x82, 0x01], vec![0x30, 0x82, 0x02]],
+    }
+}
+
+pub(crate) fn every_to_orchestrator() -> Vec<(&'static str, ToOrchestrator)> {
+    let (begin, mut parts, digest) = spec_parts(&host_spec());
+    let result = |number, outcome| JobResult {
+        job: job_id(number),
+        outcome,
+        finished_at: UnixMillis(1_795_392_001_000),
+        generation: generation(),
+    };
+    vec![
+        (
+            "hello",
+            ToOrchestrator::Hello(Hello {
+                host: host_id(),
+                instance: InstanceId::new(uuid(0x1257)),
+                boot: boot_id(),
+                agent_version: "0.1.0".to_owned(),
+                accepted: generation(),
+            }),
+        ),
+        ("renew", ToOrchestrator::Renew { csr: vec![0x30, 0x81, 0xff, 0] }),
+        ("ledger-begin", ToOrchestrator::LedgerBegin(begin)),
+        ("ledger-part", ToOrchestrator::LedgerPart(parts.remove(0))),
+        ("ledger-end", ToOrchestrator::LedgerEnd { digest }),
+        ("pull", ToOrchestrator::Pull { have: generation() }),
+        ("accepted", ToOrchestrator::Accepted { generation: generation() }),
+        (
+            "refused",
+            ToOrchestrator::Refused { generation: generation(), problem: "older than the ledger".to_owned() },
+        ),
+        ("status", ToOrchestrator::Status(Box::new(host_status()))),
+        (
+            "results",
+            ToOrchestrator::Results(vec![
+                result(4, JobOutcome::Done),
+                result(5, JobOutcome::Failed { problem: "the deadline had passed".to_owned() }),
+            ]),
+        ),
+        (
+            "samples",
+            ToOrchestrator::Samples(vec![Sample {
+                boot: boot_id(),
+                sequence: 1000,
+                at: UnixMillis(1_795_392_000_500),
+                points: points(),
+            }]),
+        ),
+        ("fetch", ToOrchestrator::Fetch { sha256: Sha256([0xcd; 32]), offset: Bytes(1 << 33) }),
+        (
+            "enrol",
+            ToOrchestrator::Enrol {
+                token: "chom-join-example".to_owned(),
+                csr: vec![0x30, 0x81],
+                hostname: "host-1".to_owned(),
+            },
+        ),
+    ]
+}
+
+pub(crate) fn every_to_agent() -> Vec<(&'static str, ToAgent)> {
+    let (begin, mut parts, digest) = spec_parts(&host_spec());
+    let welcome = |standing| ToAgent::Welcome { standing, fleet: fleet() };
+    vec![
+        ("welcome-managed", welcome(Standing::Managed)),
+        ("welcome-report-only", welcome(Standing::ReportOnly)),
+        ("welcome-hold", welcome(Standing::Hold)),
+        ("welcome-renew-only", welcome(Standing::RenewOnly)),
+        ("renewed", ToAgent::Renewed { certificate: vec![0x30, 0x82, 3] }),
+        ("fleet-info", ToAgent::FleetInfo(fleet())),
+        ("ledger-wanted", ToAgent::LedgerWanted),
+        ("spec-begin", ToAgent::SpecBegin(begin)),
+        ("spec-part", ToAgent::SpecPart(parts.remove(0))),
+        ("spec-end", ToAgent::SpecEnd { digest }),
+        ("acknowledged", ToAgent::Acknowledged),
+        ("blob", ToAgent::Blob { size: Bytes(411_238_912) }),
+        ("enrolled", ToAgent::Enrolled { host: host_id(), certificate: vec![0x30, 0x82, 4], fleet: fleet() }),
+        ("problem", ToAgent::Problem { problem: "the token was used before: ask for a new one".to_owned() }),
+    ]
+}
+
+pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
+    let vps = vps_id(1);
+    vec![
+        HelperRequest::Hello { version: "0.1.0".to_owned() },
+        HelperRequest::Observe,
+        HelperRequest::Define(Box::new(GuestDefinition {
+            vps,
+            placement: 3,
+            cores: 4,
+            memory: Bytes::gib(8),
+            acceleration: Acceleration::Tcg,
+            disk: "/var/lib/chom-agent/vps/1/disk.qcow2".into(),
+            seed: "/var/lib/chom-agent/vps/1/seed.iso".into(),
+            console_log: "/var/log/chom-agent/1.log".into(),
+            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+        })),
+        HelperRequest::Start { vps },
+        HelperRequest::Shutdown { vps },
+        HelperRequest::PowerOff { vps },
+        HelperRequest::Undefine { vps },
+        HelperRequest::Measure,
+    ]
+}
+
+pub(crate) fn every_helper_reply() -> Vec<HelperReply> {
+    vec![
+        HelperReply::Ready { version: "0.1.0".to_owned() },
+        HelperReply::Observed {
+            engine_version: "9.0.0".to_owned(),
+            guests: vec![ObservedGuest {
+                name: GuestDefinition::guest_name(vps_id(1)),
+                vps: Some(vps_id(1)),
+                placement: 3,
+                definition: Some(Sha256([7; 32])),
+                state: VpsState::Running,
+            }],
+        },
+        HelperReply::Done,
+        HelperReply::Measured { points: points() },
+        HelperReply::Failed { problem: "no such domain".to_owned(), retryable: true },
+    ]
+}
+
+/// So many VPSs that a status can hardly have more.
+pub(crate) fn crowded_status(count: u16, problem: &str) -> HostStatus {
+    let mut status = host_status();
+    let crashed = VpsStatus { problem: Some(problem.to_owned()), ..vps_status(VpsState::Crashed) };
+    status.vps = (0..count).map(|number| (vps_id(number), crashed.clone())).collect::<BTreeMap<_, _>>();
+    status
+}
