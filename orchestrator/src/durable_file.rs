@@ -60,6 +60,16 @@ impl Drop for DurableFile {
     }
 }
 
+/// Writes a whole file that only its owner may read, durably.
+///
+/// # Errors
+/// When the disk fails or is full; the old file then still stands.
+pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = DurableFile::create(path)?;
+    file.write_all(content)?;
+    file.publish()
+}
+
 /// Moves a file over a file, or a folder over an empty one, and makes that durable. What is moved must be synced already.
 ///
 /// # Errors

@@ -19,7 +19,7 @@ mod writer;
 mod tests;
 
 pub use commit::{Commit, CommitError, Expect, Guard, ReadError, Record, Revision, StoreFailure};
-pub use key::{EVERYTHING, Key, KeyError, KeyPart, Prefix};
+pub use key::{EVERYTHING, Key, KeyError, KeyPart, Part, Prefix};
 pub use record::{Decoded, Meta, RecordError, Row, decode, decode_value, encode};
 pub use watch::{Change, Event, EventBatch, WatchError, WatchStream};
 

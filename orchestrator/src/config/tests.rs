@@ -50,43 +50,69 @@ fn names_of_the_certificate_are_the_hosts_of_the_addresses() {
 
 #[test]
 fn an_unknown_key_is_refused_by_name_and_line() {
-    refused(&format!("{SMALLEST}retension_days = 7\n"), expect![[r#"
+    refused(
+        &format!("{SMALLEST}retension_days = 7\n"),
+        expect![[r#"
         the configuration `/etc/chom/orchestrator.toml` has a mistake; an example is installed as /usr/share/doc/chom-orchestrator/orchestrator.toml
         TOML parse error at line 3, column 1
           |
         3 | retension_days = 7
           | ^^^^^^^^^^^^^^
         unknown field `retension_days`, expected one of `state_directory`, `export_directory`, `master_key`, `fleet_name`, `listen_api`, `listen_link`, `public_addresses`, `regions`, `retention_days`, `unreachable_after_seconds`, `grace_seconds`, `export_interval_seconds`, `api_certificate`, `link`, `agent`, `alerts`, `size`, `image`
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_value_of_the_wrong_type_is_refused() {
-    refused(&format!("{SMALLEST}retention_days = \"seven\"\n"), expect![[r#"
+    refused(
+        &format!("{SMALLEST}retention_days = \"seven\"\n"),
+        expect![[r#"
         the configuration `/etc/chom/orchestrator.toml` has a mistake; an example is installed as /usr/share/doc/chom-orchestrator/orchestrator.toml
         TOML parse error at line 3, column 18
           |
         3 | retention_days = "seven"
           |                  ^^^^^^^
         invalid type: string "seven", expected u32
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_missing_address_says_what_to_give() {
-    refused("public_addresses = []\nregions = [\"us-east\"]\n", expect!["`public_addresses` in the configuration `/etc/chom/orchestrator.toml`: it is empty; give at least one `host:port` under which agents reach this orchestrator"]);
-    refused("public_addresses = [\"orchestrator\"]\nregions = [\"us-east\"]\n", expect!["`public_addresses` in the configuration `/etc/chom/orchestrator.toml`: `orchestrator` is no `host:port`, such as `orchestrator.example.com:8440` or `[2001:db8::1]:8440`"]);
+    refused(
+        "public_addresses = []\nregions = [\"us-east\"]\n",
+        expect![
+            "`public_addresses` in the configuration `/etc/chom/orchestrator.toml`: it is empty; give at least one `host:port` under which agents reach this orchestrator"
+        ],
+    );
+    refused(
+        "public_addresses = [\"orchestrator\"]\nregions = [\"us-east\"]\n",
+        expect![
+            "`public_addresses` in the configuration `/etc/chom/orchestrator.toml`: `orchestrator` is no `host:port`, such as `orchestrator.example.com:8440` or `[2001:db8::1]:8440`"
+        ],
+    );
 }
 
 #[test]
 fn repeated_names_are_refused() {
     let size = "[[size]]\nname = \"small\"\ncores = 1\nmemory_mib = 512\ndisk_mib = 1024\n";
-    refused(&format!("{SMALLEST}{size}{size}"), expect!["`size` in the configuration `/etc/chom/orchestrator.toml`: `small` is there twice; remove one or rename it"]);
+    refused(
+        &format!("{SMALLEST}{size}{size}"),
+        expect![
+            "`size` in the configuration `/etc/chom/orchestrator.toml`: `small` is there twice; remove one or rename it"
+        ],
+    );
 }
 
 #[test]
 fn an_alert_must_clear_below_where_it_fires() {
-    refused(&format!("{SMALLEST}[alerts]\ndisk_ratio = 0.8\n"), expect!["`alerts.disk_ratio` in the configuration `/etc/chom/orchestrator.toml`: 0.8 (clears at 0.85): both are shares from 0 to 1, and it must clear below where it fires"]);
+    refused(
+        &format!("{SMALLEST}[alerts]\ndisk_ratio = 0.8\n"),
+        expect![
+            "`alerts.disk_ratio` in the configuration `/etc/chom/orchestrator.toml`: 0.8 (clears at 0.85): both are shares from 0 to 1, and it must clear below where it fires"
+        ],
+    );
 }
 
 #[test]

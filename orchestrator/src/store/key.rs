@@ -116,16 +116,6 @@ impl Prefix {
         Key(format!("{}{}", self.0, part.key_part()).into())
     }
 
-    /// The key of the one row in this folder that has a fixed name.
-    ///
-    /// # Panics
-    /// When the name is no legal part: names are literals, so the first test that runs the line shows it.
-    #[must_use]
-    pub fn file(&self, name: &'static str) -> Key {
-        assert!(is_part(name.as_bytes()), "`{name}` is no part of a key");
-        Key(format!("{}{name}", self.0).into())
-    }
-
     /// A folder in this folder.
     #[must_use]
     pub fn within(&self, part: &impl KeyPart) -> Self {
@@ -183,6 +173,32 @@ impl sealed::Sealed for u64 {}
 impl KeyPart for u64 {
     fn key_part(&self) -> String {
         format!("{self:020}")
+    }
+}
+
+/// A fixed part of a key, checked when compiled: `const META: Part = Part::named("meta");`
+#[derive(Debug, Clone, Copy)]
+pub struct Part(&'static str);
+
+impl Part {
+    /// Names a part; meant for constants.
+    #[must_use]
+    pub const fn named(name: &'static str) -> Self {
+        let bytes = name.as_bytes();
+        assert!(!bytes.is_empty() && bytes[0] != b'.' && bytes.len() <= FOLDER_BYTES_MAX, "no part of a key");
+        let mut at = 0;
+        while at < bytes.len() {
+            assert!(is_part_byte(bytes[at]), "a character that no key may have");
+            at += 1;
+        }
+        Self(name)
+    }
+}
+
+impl sealed::Sealed for Part {}
+impl KeyPart for Part {
+    fn key_part(&self) -> String {
+        self.0.to_owned()
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::commit::Record;
-use super::key::{Key, Prefix, ROOT};
+use super::key::{EVERYTHING, Key, Part};
 
 /// What can be stored. The stored form of a released row never changes without a new schema number and an upgrade.
 pub trait Row: Serialize + DeserializeOwned {
@@ -219,7 +219,8 @@ impl Meta {
     /// Where the row stands.
     #[must_use]
     pub fn key() -> Key {
-        const { Prefix::folder(ROOT) }.file("meta")
+        const META: Part = Part::named("meta");
+        EVERYTHING.row(&META)
     }
 }
 

@@ -4,7 +4,7 @@
 //! moved to another row.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
 use super::key::Key;
-use crate::durable_file::DurableFile;
+use crate::durable_file;
 
 /// The name of the systemd credential (`LoadCredential=master-key:…`).
 pub const CREDENTIAL: &str = "master-key";
@@ -163,12 +163,8 @@ impl MasterKey {
         }
         let bytes = random::<MASTER_KEY_BYTES>().ok_or(MasterKeyError::Random)?;
         let text = format!("{}\n", HEXLOWER.encode(&bytes));
-        let write = || {
-            let mut file = DurableFile::create(path)?;
-            file.write_all(text.as_bytes())?;
-            file.publish()
-        };
-        write().map_err(|source| MasterKeyError::Write { path: path.to_owned(), source })?;
+        durable_file::write(path, text.as_bytes())
+            .map_err(|source| MasterKeyError::Write { path: path.to_owned(), source })?;
         Self::from_bytes(&bytes).ok_or(MasterKeyError::Random)
     }
 

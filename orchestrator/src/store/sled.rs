@@ -4,6 +4,8 @@
 //! and keeps a small witness beside it of how far the store had got. sled panics on damaged files: it is opened with panics
 //! caught, and damage becomes an error that says how to restore.
 
+#![expect(clippy::disallowed_types, reason = "this is the file that names sled")]
+
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -209,6 +211,10 @@ impl SledDisk {
         };
         if witness.is_some_and(|tail| tail.revision > 0) && !file_path.exists() {
             return Err(Trouble::Damage(format!("the database file `{}` is missing", file_path.display())));
+        }
+        if file_path.exists() {
+            // After a kill the end of the file may be in memory only, and sled is about to build on it.
+            File::open(&file_path).and_then(|file| file.sync_all()).map_err(trouble("sync", &file_path))?;
         }
         // sled panics on some damage; what it leaves behind then is dropped unused.
         let loaded = catch_unwind(|| load(&sled_folder));

@@ -122,6 +122,24 @@ async fn a_restore_never_touches_an_existing_store() {
 }
 
 #[tokio::test]
+async fn secrets_stay_sealed_in_an_export_and_open_after_a_restore() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = options(folder.path());
+    let store = fleet(&from).await;
+    let master = seal::MasterKey::create(&folder.path().join("master-key")).unwrap();
+    let sealed = master.seal(&key("smtp"), b"hunter2").unwrap();
+    store.commit(put("smtp", &serde_json::to_string(&sealed).unwrap())).await.unwrap();
+    let file = export(store.as_ref(), &from.exports, NOW).await.unwrap();
+    let lines = zstd::stream::decode_all(std::fs::read(&file).unwrap().as_slice()).unwrap();
+    assert!(!String::from_utf8(lines).unwrap().contains("hunter2"));
+    let target = folder.path().join("target");
+    restore(&file, &target, NOW).unwrap();
+    let restored = open(&Options { folder: target, exports: from.exports }).unwrap();
+    let sealed = serde_json::from_str(&value(restored.as_ref(), "smtp").await.unwrap()).unwrap();
+    assert_eq!(master.open(&key("smtp"), &sealed).unwrap(), b"hunter2");
+}
+
+#[tokio::test]
 async fn a_store_that_was_never_set_up_is_not_exported() {
     let folder = tempfile::tempdir().unwrap();
     let (_, store) = memory();

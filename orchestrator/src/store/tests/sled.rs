@@ -1,5 +1,7 @@
 //! The embedded backend on real files: reopening, damage, two processes, kill -9.
 
+#![expect(clippy::disallowed_types, reason = "damages rows through sled itself")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
