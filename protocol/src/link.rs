@@ -13,12 +13,15 @@
 //! | fetch | `Fetch` | `Blob`, then the bytes themselves, unframed, until the stream ends; or `Problem` |
 //! | enrol (ALPN `chom-enrol/1`, no client certificate) | `Enrol` | `Enrolled` or `Problem` |
 //!
-//! A stream that breaks these rules ends its connection.
+//! A stream that breaks these rules ends its connection; [`close`] lists why connections are closed.
 
+pub mod close;
 pub mod codec;
 pub mod v1;
 
 use serde::{Deserialize, Serialize};
+
+pub use close::Close;
 
 use crate::host::{AgentSettings, HostSpec, HostStatus};
 use crate::id::{BootId, HostId, InstanceId, JobId, VpsId};

@@ -1,0 +1,102 @@
+//! The last minutes of every host's samples, in bounded memory, for usage figures, alerts and `/metrics`. Long-term history
+//! is Prometheus'. Lost with the process; reads never wait for a host.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chom_protocol::api::hosts::UsageView;
+use chom_protocol::sample::{Metric, Sample};
+use chom_protocol::{HostId, UnixMillis, VpsId};
+
+use crate::clock::rfc3339;
+
+mod host;
+
+pub use host::Reading;
+use host::{HostHistory, Usage};
+
+/// All hosts together: 2,000 hosts with 20 VPSs each need about half of it.
+pub const TOTAL_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Recent samples of all hosts.
+#[derive(Debug, Default)]
+pub struct History(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    hosts: BTreeMap<HostId, HostHistory>,
+    bytes: usize,
+}
+
+impl History {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes samples of a host, in any order, repeats included, that arrived at `now`.
+    pub fn record(&self, host: HostId, samples: Vec<Sample>, now: UnixMillis) {
+        let mut kept = self.kept();
+        for sample in samples {
+            let room = TOTAL_BYTES_MAX.saturating_sub(kept.bytes);
+            let of_host = kept.hosts.entry(host).or_default();
+            let before = of_host.bytes();
+            of_host.record(sample, now, before + room);
+            let after = of_host.bytes();
+            kept.bytes = kept.bytes - before + after;
+        }
+    }
+
+    /// How much a host uses. What was not heard of lately is none.
+    #[must_use]
+    pub fn usage(&self, host: HostId, now: UnixMillis) -> UsageView {
+        let usage = self.kept().hosts.get(&host).map(|of_host| of_host.usage(now)).unwrap_or_default();
+        let Usage { at, cpu_ratio, load1, memory_ratio, swap_ratio, disk_ratio, inodes_ratio } = usage;
+        UsageView {
+            at: at.map(rfc3339),
+            cpu_ratio,
+            load1,
+            memory_ratio,
+            swap_ratio,
+            disk_ratio,
+            inodes_ratio,
+        }
+    }
+
+    /// Everything in a host's newest sample, and when it was taken. None when it is stale.
+    #[must_use]
+    pub fn latest(&self, host: HostId, now: UnixMillis) -> Option<(UnixMillis, Vec<Reading>)> {
+        self.kept().hosts.get(&host).and_then(|of_host| of_host.latest(now))
+    }
+
+    /// One series, oldest first.
+    #[must_use]
+    pub fn series(
+        &self,
+        host: HostId,
+        vps: Option<VpsId>,
+        metric: Metric,
+        label: &str,
+    ) -> Vec<(UnixMillis, f64)> {
+        self.kept().hosts.get(&host).map(|of_host| of_host.series(vps, metric, label)).unwrap_or_default()
+    }
+
+    /// Drops all of a host that left the fleet.
+    pub fn forget(&self, host: HostId) {
+        let mut kept = self.kept();
+        if let Some(gone) = kept.hosts.remove(&host) {
+            kept.bytes -= gone.bytes();
+        }
+    }
+
+    /// Memory in use, as accounted.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.kept().bytes
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
