@@ -269,6 +269,34 @@ async fn after_a_full_disk_nothing_is_acknowledged_or_visible_any_more() {
 }
 
 #[tokio::test]
+async fn while_the_disk_stalls_nothing_new_is_visible_and_the_queue_is_bounded() {
+    let (disk, store) = memory();
+    let stalled = Arc::clone(&disk.written);
+    let mut answers = Vec::new();
+    let mut watch = store.watch(&EVERYTHING, Revision(1));
+    let error = {
+        let _stalled = stalled.lock().unwrap();
+        let error = loop {
+            let mut answer = store.commit(put("a", "1"));
+            match (&mut answer).now_or_never() {
+                Some(Err(error)) => break error,
+                Some(Ok(revision)) => panic!("{revision} answered while the disk stalls"),
+                None => answers.push(answer),
+            }
+        };
+        assert_eq!((store.revision(), value(store.as_ref(), "a").now_or_never()), (Revision(0), Some(None)));
+        assert!(watch.next().now_or_never().is_none());
+        error
+    };
+    assert!(matches!(error, CommitError::Busy { .. }) && error.is_retryable(), "{error}");
+    assert!(answers.len() >= QUEUE_COMMITS_MAX);
+    for (answer, n) in answers.into_iter().zip(1..) {
+        assert_eq!(answer.await.unwrap(), Revision(n));
+    }
+    store.commit(put("a", "2")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_panic_of_the_database_is_a_failed_commit() {
     let (disk, store) = memory();
     disk.panics.store(true, Ordering::SeqCst);
