@@ -1,6 +1,6 @@
 //! What can go wrong, and how it is told: what, where, and what to do. Every error is printed here, once.
 
-use std::error::Error;
+use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 
@@ -188,13 +188,6 @@ impl Failure {
 pub(crate) fn report(failure: &Failure) -> String {
     let mut text = format!("error: {}", plain(&failure.to_string()));
     let mut source = failure.source();
-    // A transparent error is its own source's text.
-    if matches!(failure, Failure::Context(_)) {
-        source = source.and_then(Error::source);
-        if let Failure::Context(context) = failure {
-            source = context.source();
-        }
-    }
     while let Some(cause) = source {
         let _ = write!(text, ": {}", plain(&cause.to_string()));
         source = cause.source();

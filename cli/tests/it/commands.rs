@@ -1,0 +1,445 @@
+//! Commands: what is asked of the server, what is printed where, and with which exit code they end.
+
+use serde_json::{Value, json};
+
+use crate::server::{Answer, Request, Server, events, json as answer, problem, redirect};
+use crate::{chomctl, outcome, run, run_with_input};
+
+const VPS: &str = "0190f6d2-8f3e-7cc0-9d4c-000000000001";
+const HOST: &str = "0190f6d2-8f3e-7cc0-9d4c-0000000000aa";
+const OPERATION: &str = "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e";
+
+fn vps(name: &str) -> Value {
+    json!({
+        "id": VPS, "name": name, "tenant": "default", "region": "us-east", "size": "small", "image": "debian-12",
+        "host": HOST, "engine": "libvirt", "cores": 1, "memory_bytes": 1, "disk_bytes": 1, "addresses": [],
+        "desired": "running",
+        "observed": {"state": "running", "last_state": "running", "seen_at": null, "age_seconds": 1, "problem": null,
+                     "progress": null},
+        "guest_shutdown": "stay_off", "hold": false, "deleted_at": null, "purge_at": null, "purging": false,
+        "created_at": "2026-01-01T00:00:00Z", "revision": 1
+    })
+}
+
+fn operation(state: &str) -> Value {
+    json!({
+        "id": OPERATION, "kind": "start", "tenant": "default", "vps": VPS, "host": HOST, "state": state,
+        "steps": [{"at": "2026-01-01T00:00:00Z", "message": format!("step {state}")}],
+        "problem": if state == "failed" { Some("no room; free some") } else { None },
+        "created_at": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:10:00Z", "finished_at": null
+    })
+}
+
+fn accepted() -> Value {
+    json!({"vps": vps("web"), "operation": operation("pending")})
+}
+
+/// A server that has the VPS `web`, whose operation goes through these states, one for each time it is asked.
+fn fleet(states: &'static [&'static str]) -> Server {
+    Server::start(move |request, before| -> Answer {
+        match request.line.as_str() {
+            "GET /api/vps-servers/web" => answer(200, &vps("web")),
+            line if line == format!("GET /api/vps-servers/{VPS}") => answer(200, &vps("web")),
+            line if line.starts_with("GET /api/operations/") => {
+                let asked = before.saturating_sub(2).min(states.len() - 1);
+                answer(200, &operation(states[asked]))
+            }
+            line if line.starts_with("POST ") || line.starts_with("DELETE ") => answer(202, &accepted()),
+            _ => problem(404, "No such thing", "there is none", None),
+        }
+    })
+}
+
+#[test]
+fn a_list_is_followed_to_its_end() {
+    let server = Server::start(|_, before| match before {
+        0 => answer(200, &json!({"items": [vps("a"), vps("b")], "next_cursor": "x/y&z"})),
+        1 => answer(200, &json!({"items": [vps("c")], "next_cursor": "last"})),
+        _ => answer(200, &json!({"items": [vps("d")]})),
+    });
+    let outcome = run(&server.url, &["vps", "list", "-o", "json"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let rows: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let names: Vec<&str> = rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "c", "d"]);
+    assert_eq!(
+        server.lines(),
+        [
+            "GET /api/vps-servers?limit=1000",
+            "GET /api/vps-servers?limit=1000&cursor=x%2Fy%26z",
+            "GET /api/vps-servers?limit=1000&cursor=last"
+        ]
+    );
+    assert!(server.requests().iter().all(|r| r.header("authorization") == Some("Bearer secret-token")));
+}
+
+#[test]
+fn a_limit_stops_early_and_a_cursor_that_stands_still_is_an_error() {
+    let server =
+        Server::start(|_, _| answer(200, &json!({"items": [vps("a"), vps("b")], "next_cursor": "same"})));
+    let limited = run(&server.url, &["vps", "list", "--limit", "3", "-o", "json"]);
+    assert_eq!(limited.code, Some(0), "{}", limited.stderr);
+    assert_eq!(serde_json::from_str::<Value>(&limited.stdout).unwrap().as_array().unwrap().len(), 3);
+    let endless = run(&server.url, &["vps", "list"]);
+    assert_eq!((endless.code, endless.stdout.as_str()), (Some(1), ""));
+    assert!(endless.stderr.contains("does not end"), "{}", endless.stderr);
+}
+
+#[test]
+fn a_mutation_goes_by_id_and_keeps_its_key_over_retries() {
+    let server = Server::start(|request, before| match (request.line.starts_with("GET "), before) {
+        (true, _) => answer(200, &vps("web")),
+        (false, 1) => problem(503, "Not now", "starting; try again", None),
+        (false, _) => answer(202, &accepted()),
+    });
+    let outcome = run(&server.url, &["vps", "start", "web"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let start = format!("POST /api/vps-servers/{VPS}/start");
+    assert_eq!(server.lines(), ["GET /api/vps-servers/web".to_owned(), start.clone(), start]);
+    let key = |request: &Request| request.header("idempotency-key").map(str::to_owned);
+    let requests = server.requests();
+    assert!(key(&requests[0]).is_none() && key(&requests[1]).is_some());
+    assert_eq!(key(&requests[1]), key(&requests[2]));
+    let again = run(&server.url, &["vps", "start", VPS]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert_ne!(key(server.requests().last().unwrap()), key(&requests[1]), "another command, another key");
+}
+
+#[test]
+fn every_command_asks_for_what_it_says() {
+    let cases: [(&[&str], &str, &str); 9] = [
+        (&["vps", "stop", VPS], "POST /api/vps-servers/ID/stop", ""),
+        (&["vps", "restart", VPS], "POST /api/vps-servers/ID/restart", ""),
+        (&["vps", "delete", VPS], "DELETE /api/vps-servers/ID", ""),
+        (&["vps", "undelete", VPS], "POST /api/vps-servers/ID/undelete", ""),
+        (&["vps", "purge", VPS, "--yes"], "POST /api/vps-servers/ID/purge", ""),
+        (&["vps", "hold", VPS], "POST /api/vps-servers/ID/hold", r#"{"hold":true}"#),
+        (&["vps", "unhold", VPS], "POST /api/vps-servers/ID/hold", r#"{"hold":false}"#),
+        (
+            &["vps", "create", "web", "--region", "us-east", "--size", "small"],
+            "POST /api/vps-servers",
+            r#"{"name":"web","region":"us-east","size":"small","guest_shutdown":"stay_off"}"#,
+        ),
+        (
+            &["vps", "create", "web", "--region", "r", "--size", "s", "--ssh-key", "ssh-ed25519 A a"],
+            "POST /api/vps-servers",
+            r#"{"name":"web","region":"r","size":"s","ssh_keys":["ssh-ed25519 A a"],"guest_shutdown":"stay_off"}"#,
+        ),
+    ];
+    for (arguments, line, body) in cases {
+        let server = fleet(&["succeeded"]);
+        let outcome = run(&server.url, arguments);
+        assert_eq!(outcome.code, Some(0), "{arguments:?}: {}", outcome.stderr);
+        let last = server.requests().pop().unwrap();
+        assert_eq!(
+            (last.line.replace(VPS, "ID").as_str(), last.body.as_str()),
+            (line, body),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn waiting_tells_progress_on_stderr_and_data_on_stdout() {
+    let server = fleet(&["pending", "running", "succeeded"]);
+    let outcome = run(&server.url, &["vps", "start", "web", "--wait"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.starts_with("NAME") && outcome.stdout.contains("web   running"),
+        "{}",
+        outcome.stdout
+    );
+    assert_eq!(
+        outcome.stderr,
+        "start web: pending: step pending\nstart web: running: step running\nstart web: succeeded: step succeeded\n"
+    );
+}
+
+#[test]
+fn an_operation_that_fails_fails_the_command() {
+    let server = fleet(&["running", "failed"]);
+    let outcome = run(&server.url, &["vps", "start", "web", "--wait", "-o", "json"]);
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(serde_json::from_str::<Value>(&outcome.stdout).unwrap()["operation"]["state"], "failed");
+    assert!(
+        outcome.stderr.contains("the operation `start` failed: no room; free some"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stderr.contains(&format!("chomctl operation show {OPERATION}")), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_wait_that_is_over_says_how_to_go_on() {
+    let server = fleet(&["running"]);
+    let outcome = run(&server.url, &["vps", "start", "web", "--wait", "--timeout", "1s"]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("did not end within 1s"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(&format!("chomctl operation wait {OPERATION}")), "{}", outcome.stderr);
+}
+
+#[test]
+fn what_cannot_be_taken_back_needs_a_yes() {
+    for arguments in [["vps", "purge", "web"], ["host", "forget", "web"], ["host", "revoke", "web"]] {
+        let server = Server::start(|request, _| match request.line.as_str() {
+            "GET /api/vps-servers/web" => answer(200, &vps("web")),
+            "GET /api/hosts/web" => answer(200, &host()),
+            _ => panic!("nothing may be changed: {}", request.line),
+        });
+        for input in [false, true] {
+            let mut arguments = arguments.to_vec();
+            arguments.extend(input.then_some("--no-input"));
+            let outcome = run(&server.url, &arguments);
+            assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+            assert!(outcome.stderr.contains("add --yes"), "{}", outcome.stderr);
+        }
+        assert!(server.lines().iter().all(|line| line.starts_with("GET ")));
+    }
+}
+
+fn host() -> Value {
+    json!({
+        "id": HOST, "name": "web", "region": "us-east", "state": "connected", "seen_at": null, "age_seconds": 1,
+        "cordoned": false, "hostname": "h", "agent_version": "0.1.0", "os": "Debian", "engines": [],
+        "capacity": {"cores": 1, "cores_used": 0, "memory_bytes": 1, "memory_used_bytes": 0, "disk_bytes": 1,
+                     "disk_used_bytes": 0},
+        "usage": {"at": null, "cpu_ratio": null, "load1": null, "memory_ratio": null, "swap_ratio": null,
+                  "disk_ratio": null, "inodes_ratio": null},
+        "vps_count": 2, "foreign": [], "orphans": [], "problems": [], "up_to_date": true,
+        "certificate_expires_at": null, "revision": 1
+    })
+}
+
+#[test]
+fn hosts_are_asked_for_what_the_command_says() {
+    let cases: [(&[&str], &str, &str); 8] = [
+        (&["host", "cordon", "web"], "POST /api/hosts/ID/cordon", r#"{"cordoned":true}"#),
+        (&["host", "uncordon", "web"], "POST /api/hosts/ID/cordon", r#"{"cordoned":false}"#),
+        (&["host", "forget", "web", "-y"], "POST /api/hosts/ID/forget", r#"{"release_addresses":false}"#),
+        (
+            &["host", "forget", "web", "-y", "--release-addresses"],
+            "POST /api/hosts/ID/forget",
+            r#"{"release_addresses":true}"#,
+        ),
+        (&["host", "revoke", "web", "--yes"], "POST /api/hosts/ID/revoke", ""),
+        (&["host", "allow-destroys", "web"], "POST /api/hosts/ID/allow-destroys", ""),
+        (&["host", "ledger", "web", "--adopt"], "POST /api/hosts/ID/ledger", r#"{"choice":"adopt_ledger"}"#),
+        (&["host", "ledger", "web", "--keep"], "POST /api/hosts/ID/ledger", r#"{"choice":"keep_rows"}"#),
+    ];
+    for (arguments, line, body) in cases {
+        let server = Server::start(|_, _| answer(200, &host()));
+        let outcome = run(&server.url, arguments);
+        assert_eq!(outcome.code, Some(0), "{arguments:?}: {}", outcome.stderr);
+        let last = server.requests().pop().unwrap();
+        assert_eq!(
+            (last.line.replace(HOST, "ID").as_str(), last.body.as_str()),
+            (line, body),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn a_new_host_gets_one_line_to_paste_and_a_lost_key_another() {
+    let server = Server::start(|request, _| match request.line.as_str() {
+        "GET /api/hosts/web" => answer(200, &host()),
+        _ => answer(
+            201,
+            &json!({"host": HOST, "enrolment": VPS, "command": "chom-agent enrol CODE", "join_code": "CODE",
+                    "expires_at": "2999-01-01T00:00:00Z"}),
+        ),
+    });
+    let added = run(&server.url, &["host", "add", "web", "--region", "us-east"]);
+    assert_eq!((added.code, added.stdout.as_str()), (Some(0), "chom-agent enrol CODE\n"), "{}", added.stderr);
+    let again = run(&server.url, &["host", "add", "web", "--replace-key"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    let bodies: Vec<String> =
+        server.requests().into_iter().map(|r| r.body).filter(|b| !b.is_empty()).collect();
+    let replaced = format!(r#"{{"name":"web","region":"us-east","host":"{HOST}"}}"#);
+    assert_eq!(bodies, [r#"{"name":"web","region":"us-east"}"#.to_owned(), replaced]);
+}
+
+#[test]
+fn a_refusal_is_told_with_its_place_and_ends_with_one() {
+    let server = Server::start(|_, _| {
+        problem(422, "No such region", "there is no region `mars`; known are: us-east", Some("/region"))
+    });
+    let outcome = run(&server.url, &["vps", "create", "web", "--region", "mars", "--size", "small"]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
+    assert_eq!(
+        outcome.stderr,
+        "error: No such region: there is no region `mars`; known are: us-east\n  where: /region\n"
+    );
+    assert_eq!(server.lines().len(), 1, "a refusal is not asked for again");
+}
+
+#[test]
+fn an_answer_that_is_not_chom_s_is_said_to_be_strange() {
+    let server = Server::start(|_, before| match before {
+        0 => answer(200, &json!({"unexpected": true})),
+        _ => answer(500, &json!("no problem document")),
+    });
+    for _ in 0..2 {
+        let outcome = run(&server.url, &["operation", "show", OPERATION]);
+        assert_eq!(outcome.code, Some(1));
+        assert!(outcome.stderr.contains("does not understand"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(&server.url), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let elsewhere = Server::start(|_, _| answer(200, &vps("web")));
+    let target = elsewhere.url.clone();
+    let server = Server::start(move |_, _| redirect(&target));
+    let outcome = run(&server.url, &["vps", "show", "web"]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[test]
+fn a_server_that_is_away_is_named() {
+    // A port that was just free: bound, then let go.
+    let url = format!("http://{}", std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let outcome = run(&url, &["host", "list"]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(
+        outcome.stderr.contains(&format!("cannot reach {url}: io: Connection refused")),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_wrong_call_ends_with_two_and_says_how_to_call() {
+    let cases: [(&[&str], &str); 9] = [
+        (&[], "Usage: chomctl"),
+        (&["vps", "lsit"], "unrecognized subcommand 'lsit'"),
+        (&["vps", "create", "Bad_Name", "--region", "r", "--size", "s"], "use lower-case letters"),
+        (&["vps", "show", "../hosts"], "use lower-case letters"),
+        (&["vps", "start", "web", "--timeout", "5s"], "--wait"),
+        (&["vps", "start", "web", "--wait", "--timeout", "soon"], "write a time such as 90s"),
+        (&["smtp", "configure", "--host", "h", "--from", "f", "--to", "t", "--password", "x"], "--password"),
+        (&["host", "add", "web"], "--region"),
+        (&["events"], "--follow"),
+    ];
+    for (arguments, text) in cases {
+        let outcome = run("http://127.0.0.1:1", arguments);
+        assert_eq!(
+            (outcome.code, outcome.stdout.as_str()),
+            (Some(2), ""),
+            "{arguments:?}: {}",
+            outcome.stderr
+        );
+        assert!(outcome.stderr.contains(text), "{arguments:?}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_mail_password_comes_from_stdin_and_is_not_printed() {
+    let view = json!({
+        "host": "mail", "port": 587, "security": "starttls", "username": "u", "password_set": true, "from": "f@x",
+        "to": ["t@x"], "ca_set": false, "hello": null, "revision": 1
+    });
+    let server = Server::start(move |_, _| answer(200, &view));
+    let arguments =
+        ["smtp", "configure", "--host", "mail", "--username", "u", "--password-stdin", "--from", "f@x"];
+    let outcome = run_with_input(&server.url, &[&arguments[..], &["--to", "t@x"]].concat(), "pass word\n");
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let sent: Value = serde_json::from_str(&server.requests()[0].body).unwrap();
+    assert_eq!(sent["password"], "pass word");
+    assert!(!outcome.stdout.contains("pass word") && !outcome.stderr.contains("pass word"));
+}
+
+#[test]
+fn a_test_mail_that_misses_somebody_fails() {
+    let tested = json!({"delivered": false, "outcomes": [
+        {"recipient": "a@x", "delivered": true, "answer": "250 ok"},
+        {"recipient": "b@x", "delivered": false, "answer": "550 no such user"}]});
+    let server = Server::start(move |_, _| answer(200, &tested));
+    let outcome = run(&server.url, &["smtp", "test", "--to", "a@x", "--to", "b@x"]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stdout.contains("550 no such user"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("did not reach 1 of 2 recipients"), "{}", outcome.stderr);
+    assert_eq!(server.requests()[0].body, r#"{"to":["a@x","b@x"]}"#);
+}
+
+#[test]
+fn a_broken_event_stream_goes_on_after_the_last_event() {
+    let event = |id: &str, name: &str| {
+        format!(
+            "id: {id}\ndata: {{\"type\":\"host\",\"id\":\"{HOST}\",\"name\":\"{name}\",\"message\":\"seen\"}}\n\n"
+        )
+    };
+    let server = Server::start(move |_, before| match before {
+        0 => events(&(event("7.1", "a") + &event("7.2", "b"))),
+        1 => events(&event("7.3", "c")),
+        _ => problem(401, "Not allowed", "the token is not valid", None),
+    });
+    let outcome = run(&server.url, &["events", "--follow"]);
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(outcome.stdout, "host a: seen\nhost b: seen\nhost c: seen\n");
+    let resumed: Vec<_> =
+        server.requests().iter().map(|r| r.header("last-event-id").map(str::to_owned)).collect();
+    assert_eq!(resumed, [None, Some("7.2".to_owned()), Some("7.3".to_owned())]);
+}
+
+#[test]
+fn nobody_reading_the_output_is_no_failure_and_no_panic() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [&["completion", "bash"][..], &["version"], &["--help"], &["context", "list"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = chomctl(home.path(), arguments);
+        command.stdout(writer).stderr(std::process::Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn contexts_are_added_chosen_listed_and_removed() {
+    let home = tempfile::tempdir().unwrap();
+    let token = home.path().join("token");
+    std::fs::write(&token, "abc\n").unwrap();
+    let call = |arguments: &[&str]| outcome(chomctl(home.path(), arguments));
+    let none = call(&["vps", "list"]);
+    assert_eq!(none.code, Some(1));
+    assert!(none.stderr.contains("chomctl context add"), "{}", none.stderr);
+    let file = token.to_str().unwrap();
+    for name in ["one", "two"] {
+        let server = format!("https://{name}.example");
+        let added = call(&["context", "add", name, "--server", &server, "--token-file", file]);
+        assert_eq!(added.code, Some(0), "{}", added.stderr);
+    }
+    assert_eq!(call(&["context", "use", "two"]).code, Some(0));
+    assert_eq!(call(&["context", "remove", "one"]).code, Some(0));
+    assert_eq!(
+        call(&["context", "list"]).stdout,
+        "NAME  SERVER               OWN CA  CURRENT\ntwo   https://two.example  no      *\n"
+    );
+    let unknown = call(&["context", "use", "three"]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.stderr.contains("known contexts: two"), "{}", unknown.stderr);
+    let remote = call(&["context", "add", "x", "--server", "http://chom.example", "--token-file", file]);
+    assert!(remote.stderr.contains("http:// is only for loopback addresses"), "{}", remote.stderr);
+}
+
+#[test]
+fn colours_are_for_terminals() {
+    let server = fleet(&["succeeded"]);
+    let outcome = run(&server.url, &["vps", "show", "web"]);
+    assert!(outcome.stdout.contains("running") && !outcome.stdout.contains('\u{1b}'), "{}", outcome.stdout);
+}
+
+#[test]
+fn completion_knows_every_noun() {
+    for shell in ["bash", "zsh", "fish"] {
+        let outcome = run("http://127.0.0.1:1", &["completion", shell]);
+        assert_eq!(outcome.code, Some(0));
+        for noun in ["context", "host", "vps", "operation", "alert", "smtp", "events"] {
+            assert!(outcome.stdout.contains(noun), "{shell}: {noun}");
+        }
+    }
+}
