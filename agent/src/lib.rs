@@ -1,1 +1,7 @@
-//! CHOM: the agent.
+//! CHOM's agent: makes one host what its desired state says, and reports on it. No global state: one process can run
+//! one agent or thousands.
+
+pub mod clock;
+pub mod driver;
+pub mod durable;
+pub mod reconcile;

@@ -1,0 +1,84 @@
+//! What the reconciler asks of an engine. A driver does; it decides nothing.
+//!
+//! Every action is idempotent: asked again after a crash it finishes what was begun, or finds it done. Callers set the
+//! deadlines, so a future of a driver may be dropped at any time and the same action asked for again.
+
+pub mod fake;
+
+use std::path::Path;
+
+use chom_protocol::VpsId;
+use chom_protocol::helper::ObservedGuest;
+use chom_protocol::host::EngineStatus;
+use chom_protocol::sample::Point;
+use chom_protocol::vps::{Sha256, VpsSpec};
+
+/// What an engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The engine itself.
+    pub engine: EngineStatus,
+    /// Every guest of it, foreign ones included.
+    pub guests: Vec<ObservedGuest>,
+}
+
+/// Why an engine did not do as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct DriverError {
+    /// What was wrong and what to do, in words for an admin.
+    pub problem: String,
+    /// Whether the same action may go through later without anybody's help.
+    pub retryable: bool,
+}
+
+impl DriverError {
+    /// It may go through later.
+    #[must_use]
+    pub fn passing(problem: impl Into<String>) -> Self {
+        Self { problem: problem.into(), retryable: true }
+    }
+
+    /// It will not go through until somebody changes something.
+    #[must_use]
+    pub fn lasting(problem: impl Into<String>) -> Self {
+        Self { problem: problem.into(), retryable: false }
+    }
+}
+
+/// An engine. Implementations write `async fn`; the futures must be `Send`.
+pub trait Driver: Send + Sync + 'static {
+    /// What is there now.
+    fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
+
+    /// Makes all that the guest needs to start: its disk over `image` unless it has one, its seed, its definition. A
+    /// running guest keeps going. `image` and `user_data` are verified content.
+    fn prepare(
+        &self,
+        spec: &VpsSpec,
+        image: &Path,
+        user_data: Option<&[u8]>,
+    ) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Switches a prepared guest on.
+    fn start(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Asks a guest to shut down and returns at once.
+    fn shutdown(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Takes a guest's power away; one that is off is fine.
+    fn power_off(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Removes a stopped guest and all its files; what is not there is fine.
+    fn destroy(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Measures the running guests that CHOM made.
+    fn measure(&self) -> impl Future<Output = Result<Vec<Point>, DriverError>> + Send;
+
+    /// The digest that `observe` would give as a guest's `definition` once `prepare` was done with this spec. None:
+    /// the driver cannot say, and no drift is seen. Cheap; no I/O.
+    fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
+        let _ = spec;
+        None
+    }
+}

@@ -1,0 +1,262 @@
+//! Guests that exist only here: simulation and tests. Holds a world that outlives the agent (shared in memory, or a file
+//! for agents that are killed), injects faults and latency, and counts what was done. Touches no engine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chom_protocol::VpsId;
+use chom_protocol::helper::{GuestDefinition, ObservedGuest};
+use chom_protocol::host::{Acceleration, EngineStatus};
+use chom_protocol::sample::{Metric, Point};
+use chom_protocol::vps::{Engine, Sha256, VpsSpec, VpsState};
+use serde::{Deserialize, Serialize};
+
+use super::{Driver, DriverError, Observed};
+use crate::durable::{SealedError, read_sealed, write_sealed};
+
+const FORMAT: &str = "chom-fake-guests 1";
+
+/// What can be asked of the fake, to name where faults go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// `observe`.
+    Observe,
+    /// `prepare`.
+    Prepare,
+    /// `start`.
+    Start,
+    /// `shutdown`.
+    Shutdown,
+    /// `power_off`.
+    PowerOff,
+    /// `destroy`.
+    Destroy,
+    /// `measure`.
+    Measure,
+}
+
+/// What goes wrong with a call, until it is taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails.
+    Fails(DriverError),
+    /// It never returns.
+    Hangs,
+}
+
+/// One guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FakeGuest {
+    /// Which placement.
+    pub placement: u64,
+    /// What it was made from.
+    pub definition: Sha256,
+    /// What it does.
+    pub state: VpsState,
+    /// It pays no heed to `shutdown`.
+    pub deaf: bool,
+    /// How often it was switched on.
+    pub starts: u64,
+    /// How often its disk was made; more than once would be a lost disk.
+    pub disks: u64,
+}
+
+/// The guests of one host.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Ours.
+    pub guests: BTreeMap<VpsId, FakeGuest>,
+    /// Somebody else's, by name.
+    pub foreign: BTreeMap<String, VpsState>,
+    /// What goes wrong with which call; of one VPS, or of all.
+    pub faults: BTreeMap<(Call, Option<VpsId>), Fault>,
+    /// How long every call takes.
+    pub latency: Duration,
+    /// Every call that changed something, in order.
+    pub journal: Vec<(Call, VpsId)>,
+    file: Option<PathBuf>,
+}
+
+/// Most entries of the journal, so that a long simulation does not grow.
+const JOURNAL_ENTRIES_MAX: usize = 10_000;
+
+impl World {
+    fn save(&mut self, call: Call, vps: VpsId) -> Result<(), DriverError> {
+        if self.journal.len() < JOURNAL_ENTRIES_MAX {
+            self.journal.push((call, vps));
+        }
+        let Some(file) = &self.file else { return Ok(()) };
+        write_sealed(file, FORMAT, &self.guests)
+            .map_err(|error| DriverError::passing(format!("cannot write `{}`: {error}", file.display())))
+    }
+
+    /// What a reboot of the host does: every guest is off, and none by its own doing.
+    pub fn reboot(&mut self) {
+        for guest in self.guests.values_mut() {
+            guest.state = VpsState::Stopped;
+        }
+    }
+
+    fn guest(&mut self, vps: VpsId) -> Result<&mut FakeGuest, DriverError> {
+        self.guests
+            .get_mut(&vps)
+            .ok_or_else(|| DriverError::passing(format!("there is no guest of VPS {vps}")))
+    }
+}
+
+/// The driver. Clones share one world.
+#[derive(Debug, Clone, Default)]
+pub struct FakeDriver(Arc<Mutex<World>>);
+
+impl FakeDriver {
+    /// A world that lives as long as somebody holds it.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::default()
+    }
+
+    /// A world in a file: its guests survive a kill -9 of the agent.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be understood.
+    pub fn in_file(file: PathBuf) -> Result<Self, SealedError> {
+        let guests = read_sealed(&file, FORMAT)?.unwrap_or_default();
+        let world = World { guests, file: Some(file), ..World::default() };
+        Ok(Self(Arc::new(Mutex::new(world))))
+    }
+
+    /// The world, to look at it or to change it behind the agent's back.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn enter(&self, call: Call, vps: Option<VpsId>) -> Result<(), DriverError> {
+        let (latency, fault) = {
+            let world = self.world();
+            let fault = world.faults.get(&(call, vps)).or_else(|| world.faults.get(&(call, None)));
+            (world.latency, fault.cloned())
+        };
+        if latency > Duration::ZERO {
+            tokio::time::sleep(latency).await;
+        }
+        match fault {
+            None => Ok(()),
+            Some(Fault::Fails(error)) => Err(error),
+            Some(Fault::Hangs) => std::future::pending().await,
+        }
+    }
+}
+
+fn digest(spec: &VpsSpec) -> Sha256 {
+    let text = format!("{} {} {} {}", spec.placement, spec.cores, spec.memory.0, spec.image.sha256);
+    Sha256::of(text.as_bytes())
+}
+
+impl Driver for FakeDriver {
+    async fn observe(&self) -> Result<Observed, DriverError> {
+        self.enter(Call::Observe, None).await?;
+        let world = self.world();
+        let ours = world.guests.iter().map(|(&vps, guest)| ObservedGuest {
+            name: GuestDefinition::guest_name(vps),
+            vps: Some(vps),
+            placement: guest.placement,
+            definition: Some(guest.definition),
+            state: guest.state,
+        });
+        let foreign = world.foreign.iter().map(|(name, &state)| ObservedGuest {
+            name: name.clone(),
+            vps: None,
+            placement: 0,
+            definition: None,
+            state,
+        });
+        let engine = EngineStatus {
+            engine: Engine::Fake,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            acceleration: Acceleration::None,
+            problem: None,
+        };
+        Ok(Observed { engine, guests: ours.chain(foreign).collect() })
+    }
+
+    async fn prepare(
+        &self,
+        spec: &VpsSpec,
+        _image: &Path,
+        _user_data: Option<&[u8]>,
+    ) -> Result<(), DriverError> {
+        self.enter(Call::Prepare, Some(spec.id)).await?;
+        let mut world = self.world();
+        let guest = world.guests.entry(spec.id).or_insert(FakeGuest {
+            placement: spec.placement,
+            definition: digest(spec),
+            state: VpsState::Stopped,
+            deaf: false,
+            starts: 0,
+            disks: 1,
+        });
+        guest.placement = spec.placement;
+        guest.definition = digest(spec);
+        world.save(Call::Prepare, spec.id)
+    }
+
+    async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
+        self.enter(Call::Start, Some(vps)).await?;
+        let mut world = self.world();
+        let guest = world.guest(vps)?;
+        if guest.state == VpsState::Running {
+            return Ok(());
+        }
+        guest.state = VpsState::Running;
+        guest.starts += 1;
+        world.save(Call::Start, vps)
+    }
+
+    async fn shutdown(&self, vps: VpsId) -> Result<(), DriverError> {
+        self.enter(Call::Shutdown, Some(vps)).await?;
+        let mut world = self.world();
+        let guest = world.guest(vps)?;
+        if !guest.deaf && guest.state == VpsState::Running {
+            // As libvirt says it: the guest itself ended, whoever asked it to.
+            guest.state = VpsState::StoppedByGuest;
+        }
+        world.save(Call::Shutdown, vps)
+    }
+
+    async fn power_off(&self, vps: VpsId) -> Result<(), DriverError> {
+        self.enter(Call::PowerOff, Some(vps)).await?;
+        let mut world = self.world();
+        if let Some(guest) = world.guests.get_mut(&vps) {
+            guest.state = VpsState::Stopped;
+        }
+        world.save(Call::PowerOff, vps)
+    }
+
+    async fn destroy(&self, vps: VpsId) -> Result<(), DriverError> {
+        self.enter(Call::Destroy, Some(vps)).await?;
+        let mut world = self.world();
+        if world.guests.get(&vps).is_some_and(|guest| guest.state == VpsState::Running) {
+            return Err(DriverError::passing(format!("VPS {vps} is running")));
+        }
+        world.guests.remove(&vps);
+        world.save(Call::Destroy, vps)
+    }
+
+    async fn measure(&self) -> Result<Vec<Point>, DriverError> {
+        self.enter(Call::Measure, None).await?;
+        let world = self.world();
+        let running = world.guests.iter().filter(|(_, guest)| guest.state == VpsState::Running);
+        let point = |metric, vps, value| Point { metric, vps: Some(vps), label: String::new(), value };
+        Ok(running
+            .flat_map(|(&vps, guest)| {
+                [point(Metric::VpsCpuSeconds, vps, guest.starts as f64), point(Metric::VpsMemory, vps, 128e6)]
+            })
+            .collect())
+    }
+
+    fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
+        Some(digest(spec))
+    }
+}

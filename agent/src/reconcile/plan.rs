@@ -1,0 +1,412 @@
+//! Decides what to do next on this host, and what to say of it. Pure: same input, same plan; no I/O, no clock.
+//!
+//! At most one action for each VPS in a plan. What an action needs first (an image, a mark on disk) is an action of its
+//! own; the next pass goes on from what it then observes. Absence never destroys: only a tombstone does.
+
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chom_protocol::helper::ObservedGuest;
+use chom_protocol::host::HostSpec;
+use chom_protocol::job::{JobKind, JobOutcome};
+use chom_protocol::vps::{ForeignGuest, Sha256, Tombstone, VpsState, VpsStatus, VpsStatuses};
+use chom_protocol::{BootId, Bytes, JobId, UnixMillis, VpsId};
+
+use super::memory::{HOUR_SECONDS, Memory, Mode};
+use crate::driver::Observed;
+
+/// A guest that crashed, or powered itself off against its policy, is started again this long after its last start at
+/// the earliest, so that one that fails at once does not keep the host busy.
+pub const RESTART_PAUSE_SECONDS: u64 = 30;
+/// A guest that is still booting misses the first request to shut down (ACPI): it is asked again this often.
+pub const SHUTDOWN_REPEAT_SECONDS: u64 = 10;
+/// A restart whose start does not succeed is given up after this long beyond the grace to stop.
+pub const RESTART_SECONDS_MAX: u64 = 600;
+/// VPSs younger than this may be destroyed without counting: a mistake on them loses little.
+pub const YOUNG_SECONDS: u64 = HOUR_SECONDS;
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Get a blob into the cache.
+    Fetch {
+        /// Which.
+        sha256: Sha256,
+        /// Its size.
+        size: Bytes,
+        /// What it is, for messages.
+        what: String,
+    },
+    /// Disk, seed and definition.
+    Prepare {
+        /// Which.
+        vps: VpsId,
+        /// Of which placement.
+        placement: u64,
+    },
+    /// Switch on.
+    Start {
+        /// Which.
+        vps: VpsId,
+        /// The restart this belongs to.
+        job: Option<JobId>,
+    },
+    /// Ask to shut down.
+    Shutdown {
+        /// Which.
+        vps: VpsId,
+    },
+    /// Take the power away.
+    PowerOff {
+        /// Which.
+        vps: VpsId,
+    },
+    /// Remove for good.
+    Destroy {
+        /// Which.
+        vps: VpsId,
+        /// Whether the cap on destroys counts it.
+        counts: bool,
+    },
+    /// Mark a job as begun.
+    BeginJob {
+        /// Which.
+        job: JobId,
+    },
+    /// Report how a job ended.
+    FinishJob {
+        /// Which.
+        job: JobId,
+        /// How.
+        outcome: JobOutcome,
+    },
+}
+
+impl Action {
+    /// The VPS whose engine work this is; none for marks and fetches.
+    #[must_use]
+    pub fn vps(&self) -> Option<VpsId> {
+        match *self {
+            Self::Prepare { vps, .. }
+            | Self::Start { vps, .. }
+            | Self::Shutdown { vps }
+            | Self::PowerOff { vps }
+            | Self::Destroy { vps, .. } => Some(vps),
+            Self::Fetch { .. } | Self::BeginJob { .. } | Self::FinishJob { .. } => None,
+        }
+    }
+
+    /// What is being done, for the status.
+    #[must_use]
+    pub fn doing(&self) -> &'static str {
+        match self {
+            Self::Fetch { .. } => "fetching",
+            Self::Prepare { .. } => "preparing",
+            Self::Start { .. } => "starting",
+            Self::Shutdown { .. } => "shutting down",
+            Self::PowerOff { .. } => "powering off",
+            Self::Destroy { .. } => "removing",
+            Self::BeginJob { .. } | Self::FinishJob { .. } => "noting",
+        }
+    }
+}
+
+/// An action that failed, and when it may be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What was wrong.
+    pub problem: String,
+    /// How often in a row.
+    pub count: u32,
+    /// Not before.
+    pub retry_at: UnixMillis,
+}
+
+/// Where a blob is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlobState {
+    /// In the cache, verified.
+    Ready,
+    /// On its way.
+    Fetching {
+        /// So much of it, in percent.
+        percent: u8,
+    },
+    /// It did not come.
+    Failed(Failure),
+}
+
+/// What is going on right now; not on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Work {
+    /// VPSs that an action is at work on.
+    pub busy: BTreeMap<VpsId, &'static str>,
+    /// VPSs whose last action failed.
+    pub failures: BTreeMap<VpsId, Failure>,
+    /// Blobs; those not named are not there.
+    pub blobs: BTreeMap<Sha256, BlobState>,
+    /// What the engine would show as the definition of each desired VPS.
+    pub definitions: BTreeMap<VpsId, Sha256>,
+}
+
+/// The terms of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// What the host may do.
+    pub mode: Mode,
+    /// The host has just booted and nobody has said yet whether its VPSs were moved.
+    pub may_have_moved: bool,
+    /// The cap on destroys.
+    pub destroys_per_hour: u32,
+    /// This boot.
+    pub boot: BootId,
+    /// Now.
+    pub now: UnixMillis,
+}
+
+/// All that a plan is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// What should be; none before anything was accepted.
+    pub desired: Option<&'a HostSpec>,
+    /// What is.
+    pub observed: &'a Observed,
+    /// What is remembered, [`Memory::learn`] done.
+    pub memory: &'a Memory,
+    /// What is going on.
+    pub work: &'a Work,
+    /// The terms.
+    pub terms: Terms,
+}
+
+/// What to do and what to say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In order; those of different VPSs do not depend on each other. `BeginJob` comes before what the job does.
+    pub actions: Vec<Action>,
+    /// Of every desired VPS and every tombstone.
+    pub statuses: VpsStatuses,
+    /// Our guests that nobody names.
+    pub orphans: Vec<VpsId>,
+    /// Guests that are not ours.
+    pub foreign: Vec<ForeignGuest>,
+    /// Tombstones that the cap holds back.
+    pub destroys_waiting: Vec<VpsId>,
+    /// Plan again then, at the latest.
+    pub wake_at: Option<UnixMillis>,
+}
+
+impl Plan {
+    fn wake(&mut self, at: UnixMillis) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Our guests among the observed ones, by VPS.
+#[must_use]
+pub fn our_guests(observed: &Observed) -> BTreeMap<VpsId, ObservedGuest> {
+    observed.guests.iter().filter_map(|guest| Some((guest.vps?, guest.clone()))).collect()
+}
+
+/// Decides; touches nothing.
+#[must_use]
+pub fn plan(input: &Input<'_>) -> Plan {
+    let guests = our_guests(input.observed);
+    let engine = input.observed.engine.engine;
+    let foreign = input.observed.guests.iter().filter(|guest| guest.vps.is_none());
+    let foreign = foreign.map(|guest| ForeignGuest { engine, name: guest.name.clone(), state: guest.state });
+    let mut plan = Plan { foreign: foreign.collect(), ..Plan::default() };
+    let desired = match (input.desired, input.terms.mode) {
+        (Some(desired), Mode::Managed | Mode::Hold { .. }) => desired,
+        (None, _) | (_, Mode::ReportOnly) => {
+            plan.orphans = guests.into_keys().collect();
+            return plan;
+        }
+    };
+    let jobs = plan_jobs(input, desired, &guests, &mut plan);
+    for (&id, want) in &desired.vps {
+        let verdict = verdict::decide(input, desired, want, guests.get(&id), jobs.get(&id).copied());
+        let verdict::Verdict { state, action, problem, progress, wake_at } = verdict;
+        if let Some(at) = wake_at {
+            plan.wake(at);
+        }
+        if let Some(action) = action
+            && !plan.actions.contains(&action)
+        {
+            plan.actions.push(action);
+        }
+        let status = status_of(input, id, guests.get(&id), state);
+        plan.statuses.insert(id, VpsStatus { problem, progress, ..status });
+    }
+    plan_tombstones(input, desired, &guests, &mut plan);
+    let named = |id: &VpsId| desired.vps.contains_key(id) || desired.tombstones.contains_key(id);
+    plan.orphans = guests.into_keys().filter(|id| !named(id)).collect();
+    plan
+}
+
+/// What is said of the VPSs when the engine cannot be observed: unknown, and why.
+#[must_use]
+pub fn statuses_unknown(desired: &HostSpec, memory: &Memory, problem: &str, now: UnixMillis) -> VpsStatuses {
+    let ids: BTreeSet<VpsId> = desired.vps.keys().chain(desired.tombstones.keys()).copied().collect();
+    let status = |id: VpsId| {
+        let remembered = memory.vps.get(&id);
+        VpsStatus {
+            state: VpsState::Unknown,
+            placement: remembered.map_or(0, |memory| memory.placement),
+            start_count: remembered.map_or(0, |memory| memory.start_count),
+            since: since(memory, id, VpsState::Unknown, now),
+            problem: Some(problem.to_owned()),
+            progress: None,
+        }
+    };
+    ids.into_iter().map(|id| (id, status(id))).collect()
+}
+
+fn since(memory: &Memory, id: VpsId, state: VpsState, now: UnixMillis) -> UnixMillis {
+    match memory.vps.get(&id).and_then(|memory| memory.shown) {
+        Some((shown, since)) if shown == state => since,
+        _ => now,
+    }
+}
+
+fn status_of(input: &Input<'_>, id: VpsId, guest: Option<&ObservedGuest>, state: VpsState) -> VpsStatus {
+    let remembered = input.memory.vps.get(&id);
+    VpsStatus {
+        state,
+        placement: guest
+            .map_or_else(|| remembered.map_or(0, |memory| memory.placement), |guest| guest.placement),
+        start_count: remembered.map_or(0, |memory| memory.start_count),
+        since: since(input.memory, id, state, input.terms.now),
+        problem: None,
+        progress: None,
+    }
+}
+
+/// Begins and ends jobs, and says which one each VPS is in the hands of.
+fn plan_jobs(
+    input: &Input<'_>,
+    desired: &HostSpec,
+    guests: &BTreeMap<VpsId, ObservedGuest>,
+    plan: &mut Plan,
+) -> BTreeMap<VpsId, JobId> {
+    let mut at_work = BTreeMap::new();
+    if input.terms.mode != Mode::Managed {
+        return at_work;
+    }
+    for (&id, job) in &desired.jobs {
+        let JobKind::Restart { vps } = job.kind;
+        let begun = match input.memory.jobs.get(&id) {
+            Some(memory) if memory.is_finished() => continue,
+            begun => begun.is_some(),
+        };
+        if at_work.contains_key(&vps) || input.work.busy.contains_key(&vps) {
+            continue; // one after the other
+        }
+        let late = !begun && input.terms.now > job.deadline;
+        let refused = match desired.vps.get(&vps) {
+            _ if late => Some("it could not be begun before its deadline; ask again".to_owned()),
+            None => Some(format!("VPS {vps} is not on this host")),
+            Some(want) if want.hold => Some("the VPS is on hold; take it off hold and ask again".to_owned()),
+            Some(want) if !want.wants_running() => {
+                Some("the VPS is to be stopped; start it instead".to_owned())
+            }
+            Some(want) => match guests.get(&vps) {
+                None if begun => None,
+                Some(guest) if guest.placement >= want.placement => None,
+                _ => Some("the VPS is not made yet; wait until it runs and ask again".to_owned()),
+            },
+        };
+        if let Some(problem) = refused {
+            plan.actions.push(Action::FinishJob { job: id, outcome: JobOutcome::Failed { problem } });
+            continue;
+        }
+        if !begun {
+            plan.actions.push(Action::BeginJob { job: id });
+        }
+        at_work.insert(vps, id);
+    }
+    at_work
+}
+
+/// Tombstones: the one thing that removes.
+fn plan_tombstones(
+    input: &Input<'_>,
+    desired: &HostSpec,
+    guests: &BTreeMap<VpsId, ObservedGuest>,
+    plan: &mut Plan,
+) {
+    let now = input.terms.now;
+    let recent = input.memory.destroys.values().filter(|at| now.seconds_since(**at) < HOUR_SECONDS);
+    let mut left = (input.terms.destroys_per_hour as usize).saturating_sub(recent.count());
+    let lifted = desired.settings.destroys_allowed_until.is_some_and(|until| now < until);
+    for (&id, tombstone) in &desired.tombstones {
+        if desired.vps.contains_key(&id) {
+            continue; // its status was said; what is desired is never destroyed
+        }
+        let (guest, remembered) = (guests.get(&id), input.memory.vps.get(&id));
+        let placement =
+            guest.map_or(0, |guest| guest.placement).max(remembered.map_or(0, |memory| memory.placement));
+        let mut status = status_of(input, id, guest, guest.map_or(VpsState::Absent, |guest| guest.state));
+        let action = if guest.is_none() && remembered.is_none() {
+            None
+        } else if placement > tombstone.placement {
+            status.problem = Some(format!(
+                "placement {placement} is here, the order to remove is for placement {}; left alone",
+                tombstone.placement
+            ));
+            None
+        } else {
+            remove(input, id, tombstone, lifted, &mut left, &mut status, plan)
+        };
+        plan.actions.extend(action);
+        plan.statuses.insert(id, status);
+    }
+}
+
+fn remove(
+    input: &Input<'_>,
+    id: VpsId,
+    tombstone: &Tombstone,
+    lifted: bool,
+    left: &mut usize,
+    status: &mut VpsStatus,
+    plan: &mut Plan,
+) -> Option<Action> {
+    let now = input.terms.now;
+    if let Some(doing) = input.work.busy.get(&id) {
+        status.progress = Some((*doing).to_owned());
+        return None;
+    }
+    if input.terms.mode != Mode::Managed {
+        return None;
+    }
+    if let Some(failure) = input.work.failures.get(&id) {
+        status.problem = Some(failure.problem.clone());
+        if now < failure.retry_at {
+            plan.wake(failure.retry_at);
+            return None;
+        }
+    }
+    let counted = input.memory.destroys.contains_key(&id);
+    let counts = !lifted && !counted && now.seconds_since(tombstone.created_at) >= YOUNG_SECONDS;
+    if counts && *left == 0 {
+        status.problem = Some(format!(
+            "its removal waits: this host removes at most {} VPSs an hour; allow more if this is meant",
+            input.terms.destroys_per_hour
+        ));
+        plan.destroys_waiting.push(id);
+        if let Some(oldest) = input.memory.destroys.values().min() {
+            plan.wake(oldest.plus_seconds(HOUR_SECONDS));
+        }
+        return None;
+    }
+    if counts {
+        *left -= 1;
+    }
+    status.progress = Some("removing".to_owned());
+    Some(Action::Destroy { vps: id, counts })
+}

@@ -1,0 +1,284 @@
+//! What to do with one desired VPS. Pure.
+
+use chom_protocol::helper::ObservedGuest;
+use chom_protocol::host::HostSpec;
+use chom_protocol::job::JobOutcome;
+use chom_protocol::vps::{GuestShutdown, Sha256, VpsSpec, VpsState};
+use chom_protocol::{Bytes, JobId, UnixMillis};
+
+use super::{Action, BlobState, Input, RESTART_PAUSE_SECONDS, RESTART_SECONDS_MAX, SHUTDOWN_REPEAT_SECONDS};
+use crate::reconcile::memory::{JobMemory, Mode, VpsMemory};
+
+/// What to do with a VPS and what to say of it.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) state: VpsState,
+    pub(super) action: Option<Action>,
+    pub(super) problem: Option<String>,
+    pub(super) progress: Option<String>,
+    pub(super) wake_at: Option<UnixMillis>,
+}
+
+impl Verdict {
+    fn quiet(state: VpsState) -> Self {
+        Self { state, action: None, problem: None, progress: None, wake_at: None }
+    }
+
+    fn problem(self, problem: impl Into<String>) -> Self {
+        Self { problem: Some(problem.into()), ..self }
+    }
+
+    fn progress(self, progress: impl Into<String>) -> Self {
+        Self { progress: Some(progress.into()), ..self }
+    }
+
+    fn act(self, action: Action) -> Self {
+        let progress = self.progress.or_else(|| Some(action.doing().to_owned()));
+        Self { action: Some(action), progress, ..self }
+    }
+
+    fn wake(self, at: UnixMillis) -> Self {
+        Self { wake_at: Some(at), ..self }
+    }
+}
+
+/// One VPS under consideration.
+struct Case<'a> {
+    input: &'a Input<'a>,
+    desired: &'a HostSpec,
+    want: &'a VpsSpec,
+    memory: &'a VpsMemory,
+    /// The restart it is in the hands of; begun in this very pass if memory does not know it.
+    job: Option<JobId>,
+}
+
+pub(super) fn decide(
+    input: &Input<'_>,
+    desired: &HostSpec,
+    want: &VpsSpec,
+    guest: Option<&ObservedGuest>,
+    job: Option<JobId>,
+) -> Verdict {
+    let blank = VpsMemory::default();
+    let memory = input.memory.vps.get(&want.id).unwrap_or(&blank);
+    let case = Case { input, desired, want, memory, job };
+    let shown = case.shown_state(guest);
+    let quiet = Verdict::quiet(shown);
+    if let Some(doing) = input.work.busy.get(&want.id) {
+        return quiet.progress(*doing);
+    }
+    if want.hold {
+        return quiet.progress("on hold: nothing is changed");
+    }
+    let engine = input.observed.engine.engine;
+    if want.engine != engine {
+        return quiet
+            .problem(format!("this host has {engine}, the VPS wants {}; move it elsewhere", want.engine));
+    }
+    if let Mode::Hold { .. } = input.terms.mode {
+        return case.held(guest, quiet);
+    }
+    let placement = guest.map_or(memory.placement, |guest| guest.placement.max(memory.placement));
+    if placement > want.placement {
+        let problem = format!(
+            "placement {placement} of this VPS is here, an older one ({}) is wanted; nothing is changed",
+            want.placement
+        );
+        return quiet.problem(problem);
+    }
+    let mut verdict = match guest {
+        None if want.retained => quiet,
+        None => case.make(quiet),
+        Some(guest) if guest.placement < want.placement => case.outdated(guest, quiet),
+        Some(guest) => case.present(guest, quiet),
+    };
+    if let Some(failure) = input.work.failures.get(&want.id)
+        && verdict.action.as_ref().is_some_and(|action| action.vps().is_some())
+    {
+        verdict.problem = Some(failure.problem.clone());
+        if input.terms.now < failure.retry_at {
+            verdict.action = None;
+            verdict.progress = None;
+            verdict.wake_at = Some(failure.retry_at);
+        }
+    }
+    verdict
+}
+
+fn is_on(state: VpsState) -> bool {
+    matches!(state, VpsState::Running | VpsState::Paused)
+}
+
+impl Case<'_> {
+    fn now(&self) -> UnixMillis {
+        self.input.terms.now
+    }
+
+    fn shown_state(&self, guest: Option<&ObservedGuest>) -> VpsState {
+        match guest.map(|guest| guest.state) {
+            None if self.want.retained || self.want.hold || self.input.terms.mode != Mode::Managed => {
+                VpsState::Absent
+            }
+            None => VpsState::Preparing,
+            // Whether the guest did it by itself is for memory to say: the engine cannot know who asked.
+            Some(VpsState::Stopped | VpsState::StoppedByGuest) if self.memory.off_by_guest => {
+                VpsState::StoppedByGuest
+            }
+            Some(VpsState::StoppedByGuest) => VpsState::Stopped,
+            Some(state) => state,
+        }
+    }
+
+    /// The orchestrator was restored: all stays as it is. What ran before the host rebooted stays a running VPS.
+    fn held(&self, guest: Option<&ObservedGuest>, quiet: Verdict) -> Verdict {
+        let rebooted = self.memory.running_in.is_some_and(|boot| boot != self.input.terms.boot);
+        match guest {
+            Some(guest) if !is_on(guest.state) && self.want.wants_running() && rebooted => {
+                self.start(quiet, None)
+            }
+            _ => quiet,
+        }
+    }
+
+    fn make(&self, quiet: Verdict) -> Verdict {
+        let prepare = Action::Prepare { vps: self.want.id, placement: self.want.placement };
+        match self.blobs(&quiet) {
+            Some(waiting) => waiting,
+            None => quiet.act(prepare),
+        }
+    }
+
+    /// What is still missing before `Prepare`; none when all is there.
+    fn blobs(&self, quiet: &Verdict) -> Option<Verdict> {
+        let image = &self.want.image;
+        let image_name = format!("image {}", image.name);
+        let user_data = self.want.user_data.map(|blob| (blob.sha256, blob.size, "user data".to_owned()));
+        let needed = [(image.sha256, image.size, image_name)].into_iter().chain(user_data);
+        needed.into_iter().find_map(|(sha256, size, what)| self.blob(quiet.state, sha256, size, what))
+    }
+
+    fn blob(&self, state: VpsState, sha256: Sha256, size: Bytes, what: String) -> Option<Verdict> {
+        let waiting = Verdict::quiet(state);
+        match self.input.work.blobs.get(&sha256) {
+            Some(BlobState::Ready) => None,
+            Some(BlobState::Fetching { percent }) => Some(waiting.progress(format!("{what} {percent} %"))),
+            Some(BlobState::Failed(failure)) if self.now() < failure.retry_at => {
+                Some(waiting.problem(failure.problem.clone()).wake(failure.retry_at))
+            }
+            Some(BlobState::Failed(failure)) => {
+                let problem = failure.problem.clone();
+                Some(waiting.problem(problem).act(Action::Fetch { sha256, size, what }))
+            }
+            None => Some(waiting.progress(format!("{what} 0 %")).act(Action::Fetch { sha256, size, what })),
+        }
+    }
+
+    /// The guest that is here is of an older placement: its disk is old. It must not run, and it is not overwritten.
+    fn outdated(&self, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
+        let problem = format!(
+            "an older placement ({}) of this VPS is here, placement {} is wanted; it is kept off and its disk is \
+             kept: remove it by hand or move the VPS elsewhere",
+            guest.placement, self.want.placement
+        );
+        let quiet = quiet.problem(problem);
+        if is_on(guest.state) { self.stop(quiet) } else { quiet }
+    }
+
+    fn present(&self, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
+        let on = is_on(guest.state);
+        if guest.state == VpsState::Unknown {
+            return quiet.problem("the engine cannot say what this guest does; the next look may tell");
+        }
+        if self.want.wants_running()
+            && let Some(job) = self.job
+        {
+            return self.restart(job, guest, quiet);
+        }
+        match (self.want.wants_running(), on) {
+            (false, true) => self.stop(quiet),
+            (true, true) if self.memory.stopping.is_some() => self.stop(quiet),
+            (false, false) => self.redefine(guest, quiet),
+            (true, true) if guest.state == VpsState::Paused => {
+                quiet.problem("it is paused, by hand or for lack of disk space; resume it in the engine")
+            }
+            (true, true) => self.redefine(guest, quiet),
+            (true, false) => {
+                let redefined = self.redefine(guest, Verdict::quiet(quiet.state));
+                let waits = redefined.action.is_some() || redefined.progress.is_some();
+                if waits { redefined } else { self.switch_on(guest, quiet) }
+            }
+        }
+    }
+
+    /// Takes a changed definition over; a running guest takes it at its next start.
+    fn redefine(&self, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
+        let wanted = self.input.work.definitions.get(&self.want.id);
+        match (wanted, &guest.definition) {
+            (Some(wanted), Some(found)) if wanted != found && !self.want.retained => self.make(quiet),
+            _ => quiet,
+        }
+    }
+
+    fn switch_on(&self, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
+        let asked = self.want.start_count > self.memory.start_count;
+        let crashed = guest.state == VpsState::Crashed;
+        let restarts = self.want.guest_shutdown == GuestShutdown::Restart;
+        if asked {
+            return self.start(quiet, None);
+        }
+        if self.memory.off_by_guest && !restarts {
+            return quiet;
+        }
+        let by_itself = self.memory.off_by_guest || crashed;
+        if let (true, Some(at)) = (by_itself, self.memory.started_at) {
+            let again_at = at.plus_seconds(RESTART_PAUSE_SECONDS);
+            if self.now() < again_at && self.now() >= at {
+                return quiet.progress("starting again after a pause").wake(again_at);
+            }
+        }
+        self.start(quiet, None)
+    }
+
+    fn start(&self, quiet: Verdict, job: Option<JobId>) -> Verdict {
+        if self.input.terms.may_have_moved {
+            return quiet.progress("waiting for word from the orchestrator that it was not moved elsewhere");
+        }
+        quiet.act(Action::Start { vps: self.want.id, job })
+    }
+
+    fn stop(&self, quiet: Verdict) -> Verdict {
+        let (vps, now) = (self.want.id, self.now());
+        let Some(stopping) = self.memory.stopping else { return quiet.act(Action::Shutdown { vps }) };
+        let forced_at = stopping.since.plus_seconds(u64::from(self.desired.settings.stop_grace_seconds));
+        // A clock that stepped back must not prolong the grace for ever.
+        if now >= forced_at || now < stopping.since {
+            return quiet.act(Action::PowerOff { vps });
+        }
+        let again_at = stopping.asked_at.plus_seconds(SHUTDOWN_REPEAT_SECONDS);
+        if now >= again_at {
+            return quiet.act(Action::Shutdown { vps });
+        }
+        quiet.progress("shutting down").wake(again_at.min(forced_at))
+    }
+
+    fn restart(&self, job: JobId, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
+        let on = is_on(guest.state);
+        let (since, starting) = match self.input.memory.jobs.get(&job) {
+            Some(JobMemory::Starting { since }) => (*since, true),
+            Some(JobMemory::Stopping { since }) => (*since, false),
+            Some(JobMemory::Finished { .. }) => return quiet,
+            None => (self.now(), false),
+        };
+        let grace = u64::from(self.desired.settings.stop_grace_seconds);
+        let over_at = since.plus_seconds(grace + RESTART_SECONDS_MAX);
+        if on && starting {
+            return quiet.act(Action::FinishJob { job, outcome: JobOutcome::Done });
+        }
+        if self.now() > over_at {
+            let why = self.input.work.failures.get(&self.want.id).map(|failure| failure.problem.clone());
+            let problem = why.unwrap_or_else(|| "it did not end in time; look at the VPS's state".to_owned());
+            return quiet.act(Action::FinishJob { job, outcome: JobOutcome::Failed { problem } });
+        }
+        if on { self.stop(quiet) } else { self.start(quiet, Some(job)) }
+    }
+}
