@@ -11,7 +11,7 @@ pub mod vps_servers;
 
 use serde::{Deserialize, Serialize};
 
-/// Largest request body; user data (64 KiB) is the largest part of any request.
+/// Largest request body; user data (32 KiB) is the largest part of any request.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Rows of a page when none is asked for.
 pub const PAGE_ROWS_DEFAULT: u32 = 100;

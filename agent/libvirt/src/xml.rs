@@ -278,7 +278,8 @@ mod tests {
                 <timer name='pit' tickpolicy='delay'/>
                 <timer name='hpet' present='no'/>
               </clock>
-        "#]].assert_eq(&only(&kvm, &tcg));
+        "#]]
+        .assert_eq(&only(&kvm, &tcg));
     }
 
     #[test]
@@ -290,7 +291,8 @@ mod tests {
               <bridge name='chom0' stp='off' delay='0'/>
               <ip address='10.155.0.1' netmask='255.255.240.0'/>
             </network>
-        "#]].assert_eq(&network());
+        "#]]
+        .assert_eq(&network());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use chom_protocol::vps::Sha256;
 use chom_protocol::{
     AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, TokenId,
     VpsId,
@@ -166,7 +167,8 @@ parts!(
     OperationId,
     TokenId,
     VpsId,
-    Name
+    Name,
+    Sha256
 );
 
 impl sealed::Sealed for u64 {}

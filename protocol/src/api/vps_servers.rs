@@ -9,10 +9,12 @@ use crate::id::{HostId, Name, VpsId};
 use crate::units::Bytes;
 use crate::vps::{Engine, GuestShutdown, Power, VpsState};
 
-/// Longest user data, as clouds with a metadata service have it.
-pub const USER_DATA_BYTES_MAX: usize = 64 * 1024;
+/// Longest user data: twice what the large clouds allow, and half of what one stored value may have.
+pub const USER_DATA_BYTES_MAX: usize = 32 * 1024;
 /// Most SSH keys of a VPS.
 pub const SSH_KEYS_MAX: usize = 64;
+/// All SSH keys of a VPS together; with the rest of its row they stay within one stored value.
+pub const SSH_KEYS_BYTES_MAX: usize = 32 * 1024;
 /// Longest line of an SSH key; sshd(8) takes as much, and an RSA key of 16,384 bits takes under 3 KiB.
 pub const SSH_KEY_BYTES_MAX: usize = 8 * 1024;
 

@@ -1,0 +1,268 @@
+//! The use cases: the one way to change what is stored. Each runs in the decider's turn, on the newest state, and becomes
+//! one guarded commit. Reads are snapshots of memory and never wait for a host or a disk.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use chom_protocol::vps::Sha256;
+use chom_protocol::{HostId, UnixMillis};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Revision, Store};
+
+mod address;
+pub mod authority;
+pub mod catalogue;
+mod decider;
+pub mod decision;
+pub mod error;
+pub mod events;
+pub mod hosts;
+mod keeper;
+pub mod ledger;
+pub mod observed;
+mod operations;
+mod report;
+pub mod rows;
+pub mod sessions;
+pub mod state;
+pub mod tokens;
+pub mod view;
+pub mod vps;
+
+pub use decider::LoadError;
+pub use decision::Decision;
+pub use error::{ErrorKind, FleetError};
+
+use authority::Authorities;
+use catalogue::Catalogue;
+use decider::{Decider, Mutation, Published, Typed};
+use events::EventRing;
+use observed::{Observation, Observations};
+use rows::IdempotencyRow;
+use state::State;
+
+/// How long the answer to an idempotency key is kept.
+const IDEMPOTENCY_SECONDS: u64 = 24 * 3600;
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The token's name, for the audit trail.
+    pub name: Arc<str>,
+    /// Keeps idempotency keys of different callers apart.
+    pub token: chom_protocol::TokenId,
+}
+
+/// What a request says about itself besides its body.
+#[derive(Debug, Clone, Default)]
+pub struct RequestMark {
+    /// `Idempotency-Key`, and the SHA-256 of method, path and body.
+    pub idempotency: Option<(String, Sha256)>,
+    /// `If-Match`.
+    pub if_match: Option<Revision>,
+}
+
+/// A mutation's answer.
+#[derive(Debug, Clone)]
+pub struct Done<T> {
+    /// The answer.
+    pub value: T,
+    /// Whether it is the kept answer to an earlier request with the same key.
+    pub replayed: bool,
+}
+
+/// The handle that everything else holds.
+#[derive(Clone)]
+pub struct Fleet(Arc<Inner>);
+
+struct Inner {
+    queue: mpsc::Sender<Box<dyn Mutation>>,
+    published: Arc<Published>,
+    observations: Observations,
+    catalogue: Catalogue,
+    authorities: ArcSwap<Authorities>,
+    started_at: UnixMillis,
+}
+
+/// The decider's task, to be run until the end.
+pub struct FleetTask(Decider);
+
+impl FleetTask {
+    /// Takes mutations until stopped; then answers all that were taken.
+    pub async fn run(self, stop: CancellationToken) {
+        self.0.run(stop).await;
+    }
+}
+
+impl Fleet {
+    /// Loads everything from the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read, holds no fleet, or a row cannot be decoded.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        catalogue: Catalogue,
+        authorities: Authorities,
+        now: UnixMillis,
+    ) -> Result<(Self, FleetTask), LoadError> {
+        let state = decider::load(store.as_ref()).await?;
+        let observations = Observations::default();
+        for stored in state.observed.values() {
+            let row = stored.row.as_ref();
+            observations.change(row.host, |observation: &mut Observation| {
+                observation.seen_at = row.seen_at;
+                observation.status = row.status.clone().map(|mut status| {
+                    let of_host = |id: &chom_protocol::VpsId| {
+                        state.observed_vps.get(id).map(|vps| (*id, vps.row.status.clone()))
+                    };
+                    status.vps =
+                        state.vps_of_host.get(&row.host).into_iter().flatten().filter_map(of_host).collect();
+                    Arc::new(status)
+                });
+            });
+        }
+        let (sender, queue) = mpsc::channel(decider::QUEUE_MUTATIONS_MAX);
+        let published = Arc::new(Published::new(state, EventRing::new(now)));
+        let task = FleetTask(Decider::new(store, Arc::clone(&published), queue));
+        let inner = Inner {
+            queue: sender,
+            published,
+            observations,
+            catalogue,
+            authorities: ArcSwap::from_pointee(authorities),
+            started_at: now,
+        };
+        Ok((Self(Arc::new(inner)), task))
+    }
+
+    /// Everything that is durable, as of now.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        self.0.published.state.load_full()
+    }
+
+    /// What agents reported last.
+    #[must_use]
+    pub fn observations(&self) -> &Observations {
+        &self.0.observations
+    }
+
+    /// What VPSs are made of, and the rules.
+    #[must_use]
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.0.catalogue
+    }
+
+    /// The event stream.
+    #[must_use]
+    pub fn events(&self) -> &EventRing {
+        &self.0.published.events
+    }
+
+    /// When this orchestrator started: the beginning of the grace.
+    #[must_use]
+    pub fn started_at(&self) -> UnixMillis {
+        self.0.started_at
+    }
+
+    /// Hears when a host's desired state or standing changes, and of nothing else.
+    #[must_use]
+    pub fn host_changes(&self, host: HostId) -> watch::Receiver<Revision> {
+        self.0.published.host_changes(host)
+    }
+
+    /// Decides in turn and answers when it is durable.
+    ///
+    /// # Errors
+    /// What `decide` says, or that the change could not be stored.
+    pub async fn decide<T, F>(&self, actor: Arc<str>, decide: F) -> Result<(T, Revision), FleetError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Decision) -> Result<T, FleetError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let mutation = Typed { actor, decide: Some(decide), value: None, reply };
+        self.0.queue.send(Box::new(mutation)).await.map_err(|_| FleetError::Closed)?;
+        answer.await.map_err(|_| FleetError::Closed)?
+    }
+
+    /// A mutation that a caller asked for: applied once for each idempotency key.
+    ///
+    /// # Errors
+    /// As [`Fleet::decide`]; and when the key was used for another request.
+    pub async fn mutate<T, F>(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        decide: F,
+    ) -> Result<Done<T>, FleetError>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnOnce(&mut Decision, &RequestMark) -> Result<T, FleetError> + Send + 'static,
+    {
+        let token = caller.token;
+        let (done, _) = self
+            .decide(Arc::clone(&caller.name), move |decision| {
+                let Some((key, request)) = mark.idempotency.clone() else {
+                    return decide(decision, &mark).map(|value| Done { value, replayed: false });
+                };
+                let id = Sha256::of(format!("{token} {key}").as_bytes());
+                if let Some(row) =
+                    decision.state.get::<IdempotencyRow>(&id).filter(|row| row.expires_at > decision.now)
+                {
+                    return replay(row, request);
+                }
+                let value = decide(decision, &mark)?;
+                let answer = serde_json::to_string(&value).map_err(|error| unreadable(&error))?;
+                let expires_at = decision.now.plus_seconds(IDEMPOTENCY_SECONDS);
+                decision.put(IdempotencyRow { id, request, answer, expires_at })?;
+                Ok(Done { value, replayed: false })
+            })
+            .await?;
+        Ok(done)
+    }
+}
+
+fn replay<T: DeserializeOwned>(row: &IdempotencyRow, request: Sha256) -> Result<Done<T>, FleetError> {
+    if row.request != request {
+        return Err(FleetError::Refused {
+            kind: ErrorKind::KeyReused,
+            detail: "this idempotency key was used for another request; use a new key for each new request"
+                .to_owned(),
+            location: Some("Idempotency-Key"),
+        });
+    }
+    let value = serde_json::from_str(&row.answer).map_err(|error| unreadable(&error))?;
+    Ok(Done { value, replayed: true })
+}
+
+fn unreadable(error: &serde_json::Error) -> FleetError {
+    FleetError::Refused {
+        kind: ErrorKind::Internal,
+        detail: format!(
+            "the kept answer to this key cannot be read ({error}); look the row up instead of repeating"
+        ),
+        location: Some("Idempotency-Key"),
+    }
+}
+
+/// Refuses a mutation whose caller saw another revision of the row.
+///
+/// # Errors
+/// When `If-Match` was given and names another revision.
+pub(crate) fn check_revision(mark: &RequestMark, found: Revision) -> Result<(), FleetError> {
+    match mark.if_match {
+        Some(wanted) if wanted != found => Err(FleetError::Refused {
+            kind: ErrorKind::Stale,
+            detail: format!(
+                "If-Match names revision {wanted}; the row is at revision {found}: read it again and repeat"
+            ),
+            location: Some("If-Match"),
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,161 @@
+//! One mutation while it is decided: a working copy of the state in which each change shows at once, and the commit that
+//! grows from it. Nothing here touches the store or a clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chom_protocol::api::events::Event;
+use chom_protocol::{HostId, OperationId, UnixMillis};
+use uuid::Uuid;
+
+use crate::fleet::error::FleetError;
+use crate::fleet::rows::{AuditRow, HostRow};
+use crate::fleet::state::{State, Table};
+use crate::store::{Commit, Expect, Guard, Key, Revision, record};
+
+/// A mutation being decided.
+pub struct Decision {
+    /// The state with every change made so far.
+    pub state: State,
+    /// The time of the decision.
+    pub now: UnixMillis,
+    /// The operation that this decision begins, if it does.
+    pub(super) operation: Option<OperationId>,
+    actor: Arc<str>,
+    changes: BTreeMap<Key, Change>,
+    hosts: BTreeSet<HostId>,
+    events: Vec<Event>,
+}
+
+struct Change {
+    before: Option<Revision>,
+    value: Option<Arc<str>>,
+}
+
+/// What a decision leaves behind.
+pub(super) struct Decided {
+    pub(super) after: State,
+    pub(super) commit: Commit,
+    pub(super) hosts: BTreeSet<HostId>,
+    pub(super) events: Vec<Event>,
+}
+
+impl Decision {
+    /// Begins on a state. Rows written now get the revision that comes next.
+    pub(super) fn begin(state: &State, now: UnixMillis, actor: Arc<str>) -> Self {
+        let mut state = state.clone();
+        state.revision = state.revision.next();
+        Self {
+            state,
+            now,
+            operation: None,
+            actor,
+            changes: BTreeMap::new(),
+            hosts: BTreeSet::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// A new id, sortable by age (RFC 9562, version 7).
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        let seconds = self.now.0 / 1000;
+        let nanos = u32::try_from(self.now.0 % 1000).unwrap_or(0) * 1_000_000;
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos))
+    }
+
+    /// Who asked for it.
+    #[must_use]
+    pub fn actor(&self) -> &str {
+        &self.actor
+    }
+
+    /// The store's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.state.meta.as_ref().map_or(0, |meta| meta.epoch)
+    }
+
+    /// Writes a row.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn put<R: Table>(&mut self, row: R) -> Result<(), FleetError> {
+        let id = row.id();
+        let value = record::encode(&row)?;
+        self.change::<R>(&id, Some(value));
+        self.state.insert(row, self.state.revision);
+        Ok(())
+    }
+
+    /// Removes a row.
+    pub fn delete<R: Table>(&mut self, id: &R::Id) {
+        if R::rows(&self.state).contains_key(id) {
+            self.change::<R>(id, None);
+            self.state.remove::<R>(id);
+        }
+    }
+
+    fn change<R: Table>(&mut self, id: &R::Id, value: Option<Arc<str>>) {
+        let before = R::rows(&self.state).get(id).map(|stored| stored.revision);
+        match self.changes.entry(R::key(id)) {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(Change { before, value });
+            }
+            std::collections::btree_map::Entry::Occupied(mut entry) => entry.get_mut().value = value,
+        }
+    }
+
+    /// Raises a host's generation: something of its desired state changed in this decision. Gives the new number.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn raise(&mut self, host: HostId) -> Result<u64, FleetError> {
+        let Some(row) = self.state.get::<HostRow>(&host) else {
+            return Err(FleetError::not_found("host", host));
+        };
+        if !self.hosts.insert(host) {
+            return Ok(row.number); // raised already by this decision
+        }
+        let mut row = row.clone();
+        row.number += 1;
+        let number = row.number;
+        self.put(row)?;
+        Ok(number)
+    }
+
+    /// Tells the event stream, once the decision is durable.
+    pub fn tell(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Notes who did what to which row, in the same commit.
+    ///
+    /// # Errors
+    /// When the row cannot be written.
+    pub fn audit(&mut self, action: &str, target: impl std::fmt::Display) -> Result<(), FleetError> {
+        let sequence = self.state.audit.get_max().map_or(1, |(last, _)| last + 1);
+        let (actor, action) = (self.actor.to_string(), action.to_owned());
+        self.put(AuditRow { sequence, at: self.now, actor, action, target: target.to_string() })
+    }
+
+    /// The commit, guarded by what was read of each changed row.
+    pub(super) fn finish(self) -> Decided {
+        let mut commit = Commit::new();
+        for (key, change) in self.changes {
+            let expect = change.before.map_or(Expect::Absent, Expect::Revision);
+            match (change.value, change.before) {
+                (Some(value), _) => {
+                    commit.guards.push(Guard { key: key.clone(), expect });
+                    commit.puts.push((key, value));
+                }
+                (None, Some(_)) => {
+                    commit.guards.push(Guard { key: key.clone(), expect });
+                    commit.deletes.push(key);
+                }
+                (None, None) => {} // made and removed again
+            }
+        }
+        Decided { after: self.state, commit, hosts: self.hosts, events: self.events }
+    }
+}

@@ -1,0 +1,167 @@
+//! What time does to the rows: operations meet their deadline, deleted VPSs are purged, answers and tokens are forgotten.
+//! Level-triggered: each pass looks anew and takes a bounded bite.
+
+use std::time::Duration;
+
+use chom_protocol::{HostId, UnixMillis};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::fleet::rows::{AuditRow, EnrolmentRow, IdempotencyRow, OperationRow, VpsRow};
+use crate::fleet::state::Table;
+use crate::fleet::{Decision, Fleet, FleetError, operations};
+
+/// Seconds between passes: what a deadline may be late by.
+const PASS_SECONDS: u64 = 2;
+/// Rows that one commit takes away or changes; well within a commit's 128 changes.
+const ROWS_PER_COMMIT_MAX: usize = 20;
+/// Commits of one pass, so that a backlog does not hold up mutations.
+const COMMITS_PER_PASS_MAX: usize = 16;
+/// How long the outcome of an operation can be looked up.
+const OPERATION_KEPT_SECONDS: u64 = 30 * 24 * 3600;
+/// Ended operations that are kept at most; about 1 KiB each in memory.
+const OPERATIONS_KEPT_MAX: usize = 50_000;
+/// Lines of the audit trail that are kept in the store; older ones are in the exports.
+const AUDIT_ROWS_KEPT_MAX: usize = 100_000;
+/// How often it is stored when each host was last seen.
+const SEEN_STORED_EVERY_SECONDS: u64 = 300;
+
+impl Fleet {
+    /// Keeps the rows until stopped.
+    pub async fn keep(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(PASS_SECONDS));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen_stored_at = clock::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+            }
+            let now = clock::now();
+            if let Err(error) = self.keep_once(now).await {
+                tracing::error!(error = %error, "cannot keep the rows; the next pass tries again");
+            }
+            if now.seconds_since(seen_stored_at) >= SEEN_STORED_EVERY_SECONDS {
+                seen_stored_at = now;
+                self.store_all_seen().await;
+            }
+        }
+        self.store_all_seen().await;
+    }
+
+    async fn store_all_seen(&self) {
+        let hosts: Vec<HostId> = self.observations().snapshot().keys().copied().collect();
+        for chunk in hosts.chunks(ROWS_PER_COMMIT_MAX) {
+            if let Err(error) = self.store_seen(chunk.to_vec()).await {
+                tracing::warn!(error = %error, "cannot store when hosts were last seen");
+                return;
+            }
+        }
+    }
+
+    /// One pass.
+    async fn keep_once(&self, now: UnixMillis) -> Result<(), FleetError> {
+        for _ in 0..COMMITS_PER_PASS_MAX {
+            let state = self.state();
+            let due = Due::find(&state, now, self.stale_enrolments(now));
+            if due.is_empty() {
+                return Ok(());
+            }
+            self.decide("chom".into(), move |decision| due.carry_out(decision)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is due, at most one commit of it.
+#[derive(Default)]
+struct Due {
+    late: Vec<<OperationRow as Table>::Id>,
+    purge: Vec<<VpsRow as Table>::Id>,
+    answers: Vec<<IdempotencyRow as Table>::Id>,
+    enrolments: Vec<<EnrolmentRow as Table>::Id>,
+    operations: Vec<<OperationRow as Table>::Id>,
+    audit: Vec<u64>,
+}
+
+impl Due {
+    fn find(
+        state: &crate::fleet::state::State,
+        now: UnixMillis,
+        stale_enrolments: Vec<<EnrolmentRow as Table>::Id>,
+    ) -> Self {
+        let late = state.open_operations.iter().filter_map(|(_, id)| state.get::<OperationRow>(id));
+        let late = late.filter(|row| row.deadline <= now).map(|row| row.id);
+        let purge = state.vps.values().map(|stored| &stored.row);
+        let purge = purge
+            .filter(|row| row.purging.is_none() && row.retention.is_some_and(|kept| kept.purge_at <= now));
+        let answers = state.idempotency.values().filter(|stored| stored.row.expires_at <= now);
+        let over = state.operations.len().saturating_sub(OPERATIONS_KEPT_MAX);
+        let ended = state.operations.values().enumerate().map(|(place, stored)| (place, stored.row.as_ref()));
+        let ended = ended.filter(|(place, row)| {
+            let old = row.finished_at.is_some_and(|at| now.seconds_since(at) >= OPERATION_KEPT_SECONDS);
+            row.state.is_final() && (*place < over || old)
+        });
+        // Ids are in order of age, so the first ones are the ones to look at.
+        let ended = ended.take(ROWS_PER_COMMIT_MAX);
+        let audit_over = state.audit.len().saturating_sub(AUDIT_ROWS_KEPT_MAX).min(ROWS_PER_COMMIT_MAX);
+        Self {
+            late: late.take(ROWS_PER_COMMIT_MAX).collect(),
+            purge: purge.map(|row| row.spec.id).take(ROWS_PER_COMMIT_MAX).collect(),
+            answers: answers.map(|stored| stored.row.id).take(ROWS_PER_COMMIT_MAX).collect(),
+            enrolments: stale_enrolments.into_iter().take(ROWS_PER_COMMIT_MAX).collect(),
+            operations: ended.map(|(_, row)| row.id).collect(),
+            audit: state.audit.keys().take(audit_over).copied().collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let Self { late, purge, answers, enrolments, operations, audit } = self;
+        late.is_empty()
+            && purge.is_empty()
+            && answers.is_empty()
+            && enrolments.is_empty()
+            && operations.is_empty()
+            && audit.is_empty()
+    }
+
+    fn carry_out(self, decision: &mut Decision) -> Result<(), FleetError> {
+        for id in self.late {
+            let row = decision.state.get::<OperationRow>(&id).cloned();
+            if let Some(row) = row.filter(|row| !row.state.is_final() && row.deadline <= decision.now) {
+                operations::expire(decision, &row)?;
+            }
+        }
+        for id in self.purge {
+            purge(decision, &id)?;
+        }
+        for id in self.answers {
+            decision.delete::<IdempotencyRow>(&id);
+        }
+        for id in self.enrolments {
+            decision.delete::<EnrolmentRow>(&id);
+        }
+        for id in self.operations {
+            decision.delete::<OperationRow>(&id);
+        }
+        for sequence in self.audit {
+            decision.delete::<AuditRow>(&sequence);
+        }
+        Ok(())
+    }
+}
+
+/// Purges a deleted VPS whose time is over.
+fn purge(decision: &mut Decision, id: &<VpsRow as Table>::Id) -> Result<(), FleetError> {
+    let Some(row) = decision.state.get::<VpsRow>(id).cloned() else { return Ok(()) };
+    let due = row.purging.is_none() && row.retention.is_some_and(|kept| kept.purge_at <= decision.now);
+    // While an operation is under way on it, somebody may be bringing it back.
+    if !due || decision.state.operation_of_vps.contains_key(id) {
+        return Ok(());
+    }
+    let number = decision.raise(row.host)?;
+    decision.put(VpsRow { purging: Some(number), ..row })?;
+    decision.audit("vps.purge", *id)?;
+    Ok(())
+}

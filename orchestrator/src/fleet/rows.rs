@@ -1,0 +1,295 @@
+//! What is stored: one type for each kind of row, its folder and its id. Values change shape only with a higher schema
+//! number and an upgrade. Nothing here decides.
+
+use std::net::Ipv4Addr;
+
+use chom_certs::{Fingerprint, Serial, TokenHash};
+use chom_protocol::api::operations::OperationState;
+use chom_protocol::host::HostStatus;
+use chom_protocol::job::Job;
+use chom_protocol::vps::{Sha256, VpsSpec, VpsStatus};
+use chom_protocol::{EnrolmentId, HostId, JobId, Name, OperationId, TokenId, UnixMillis, VpsId};
+use serde::{Deserialize, Serialize};
+
+use crate::store::seal::Sealed;
+
+/// Where a host is in its life with the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostStanding {
+    /// Added; not enrolled yet.
+    Invited,
+    /// Part of the fleet.
+    Member,
+    /// Two machines use its key.
+    Quarantined,
+    /// Put out; may only report.
+    Forgotten,
+    /// Put out; its certificate opens nothing.
+    Revoked,
+}
+
+/// The certificate that a host has now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCertificate {
+    /// Its number.
+    pub serial: Serial,
+    /// Of which key.
+    pub key: Fingerprint,
+    /// When it expires.
+    pub not_after: UnixMillis,
+}
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// Its id.
+    pub id: HostId,
+    /// Its name in the fleet.
+    pub name: Name,
+    /// Where it stands.
+    pub region: Name,
+    /// Where it is in its life.
+    pub standing: HostStanding,
+    /// Whether it takes no new VPSs.
+    pub cordoned: bool,
+    /// The epoch that its desired state may be issued in; behind the store's after a restore, until what the host knows
+    /// was compared.
+    pub epoch: u64,
+    /// The number of its generation: rises with every change of its desired state.
+    pub number: u64,
+    /// The certificate that it has now.
+    pub certificate: Option<HostCertificate>,
+    /// Until when the agent's cap on destroys is lifted.
+    pub destroys_allowed_until: Option<UnixMillis>,
+    /// When it was added.
+    pub added_at: UnixMillis,
+}
+
+/// A single-use token with which one host may enrol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentRow {
+    /// Its id.
+    pub id: EnrolmentId,
+    /// The host that it makes.
+    pub host: HostId,
+    /// Hash of the token.
+    pub token: TokenHash,
+    /// When it expires.
+    pub expires_at: UnixMillis,
+    /// The key that enrolled with it.
+    pub used_by: Option<Fingerprint>,
+}
+
+/// That a VPS was deleted and is kept for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// When it was deleted.
+    pub deleted_at: UnixMillis,
+    /// When it will be purged.
+    pub purge_at: UnixMillis,
+}
+
+/// A VPS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VpsRow {
+    /// As its host gets it.
+    pub spec: VpsSpec,
+    /// Where.
+    pub region: Name,
+    /// The size it was made with.
+    pub size: Name,
+    /// Its host.
+    pub host: HostId,
+    /// Set while it is deleted but kept.
+    pub retention: Option<Retention>,
+    /// Set once the order to remove it for good was given: the number of the host's generation that first carried it.
+    /// The host has a tombstone until a pass that knew of it reports the VPS gone.
+    pub purging: Option<u64>,
+    /// When it was made.
+    pub created_at: UnixMillis,
+}
+
+/// That a name is taken within a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VpsNameRow {
+    /// Whose.
+    pub tenant: Name,
+    /// The name.
+    pub name: Name,
+    /// By which VPS.
+    pub vps: VpsId,
+}
+
+/// That an address is held on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRow {
+    /// On which host: NAT networks are the host's own.
+    pub host: HostId,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// By which VPS.
+    pub vps: VpsId,
+    /// Since when.
+    pub since: UnixMillis,
+}
+
+/// A document that agents fetch, base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRow {
+    /// Its digest.
+    pub sha256: Sha256,
+    /// Its bytes, base64 (RFC 4648).
+    pub base64: String,
+}
+
+/// What an operation waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// The VPS runs, with this start counted.
+    Running {
+        /// The `start_count` that the host must have acted on.
+        start_count: u64,
+    },
+    /// The VPS is off.
+    Off,
+    /// The VPS is off its host, or was never there.
+    Gone,
+    /// The host has taken the new desired state.
+    Accepted,
+    /// A job's result.
+    Job {
+        /// Which.
+        job: JobId,
+    },
+}
+
+/// One line of an operation's trail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When.
+    pub at: UnixMillis,
+    /// What happened.
+    pub message: String,
+}
+
+/// An operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRow {
+    /// Its id.
+    pub id: OperationId,
+    /// What it does.
+    pub kind: String,
+    /// Whose VPS.
+    pub tenant: Name,
+    /// Which VPS.
+    pub vps: VpsId,
+    /// On which host.
+    pub host: HostId,
+    /// How far it is.
+    pub state: OperationState,
+    /// What it waits for.
+    pub goal: Goal,
+    /// The number of the host's generation that carries it.
+    pub number: u64,
+    /// Its trail.
+    pub steps: Vec<Step>,
+    /// Why it failed, or what it waits for.
+    pub problem: Option<String>,
+    /// When it was asked for.
+    pub created_at: UnixMillis,
+    /// When it ends at the latest.
+    pub deadline: UnixMillis,
+    /// When it ended.
+    pub finished_at: Option<UnixMillis>,
+}
+
+/// A job in a host's desired state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// Its id.
+    pub id: JobId,
+    /// The host that does it.
+    pub host: HostId,
+    /// What it does.
+    pub job: Job,
+    /// The operation that waits for it.
+    pub operation: OperationId,
+}
+
+/// An API token; only its hash is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRow {
+    /// Its id.
+    pub id: TokenId,
+    /// What it is called in the audit trail.
+    pub name: Name,
+    /// SHA-256 of the token.
+    pub hash: Sha256,
+    /// When it was made.
+    pub created_at: UnixMillis,
+    /// When it expires.
+    pub expires_at: Option<UnixMillis>,
+}
+
+/// The answer to a mutation, kept so that the same request with the same key gets it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdempotencyRow {
+    /// SHA-256 of caller and key.
+    pub id: Sha256,
+    /// SHA-256 of method, path and body.
+    pub request: Sha256,
+    /// The answer, JSON.
+    pub answer: String,
+    /// When it may be forgotten.
+    pub expires_at: UnixMillis,
+}
+
+/// Who did what to which row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow {
+    /// Counts up.
+    pub sequence: u64,
+    /// When.
+    pub at: UnixMillis,
+    /// Who: a token's name, or `chom` itself.
+    pub actor: String,
+    /// What, such as `vps.create`.
+    pub action: String,
+    /// To which row.
+    pub target: String,
+}
+
+/// A host as last seen, kept so that a restarted orchestrator knows what was there and how long ago.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedRow {
+    /// Which host.
+    pub host: HostId,
+    /// When it was seen, by the orchestrator's clock.
+    pub seen_at: UnixMillis,
+    /// What was seen, without its VPSs; none: it connected and said nothing yet.
+    pub status: Option<HostStatus>,
+}
+
+/// A VPS as last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedVpsRow {
+    /// Which VPS.
+    pub vps: VpsId,
+    /// On which host.
+    pub host: HostId,
+    /// What was seen.
+    pub status: VpsStatus,
+}
+
+/// The fleet's CA. The newest signs; all are trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityRow {
+    /// Counts up with each rotation.
+    pub number: u64,
+    /// Its certificate, PEM.
+    pub certificate: String,
+    /// Its key, sealed.
+    pub sealed_key: Sealed,
+}

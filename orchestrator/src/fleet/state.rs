@@ -1,0 +1,251 @@
+//! The whole desired state in memory: persistent maps, so that a snapshot costs nothing and readers never wait. Rows get
+//! in by the decider and by loading; indexes follow by themselves.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use chom_protocol::vps::Sha256;
+use chom_protocol::{Bytes, EnrolmentId, HostId, JobId, Name, OperationId, TokenId, VpsId};
+use imbl::{OrdMap, OrdSet};
+
+use crate::fleet::rows::{
+    AddressRow, AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, JobRow,
+    ObservedRow, ObservedVpsRow, OperationRow, TokenRow, VpsNameRow, VpsRow,
+};
+use crate::store::record::{self, Meta, RecordError, Row};
+use crate::store::{Key, Prefix, Record, Revision};
+
+/// A row and the commit that last wrote it.
+#[derive(Debug)]
+pub struct Stored<R> {
+    /// The row.
+    pub row: Arc<R>,
+    /// What `If-Match` compares.
+    pub revision: Revision,
+}
+
+impl<R> Clone for Stored<R> {
+    fn clone(&self) -> Self {
+        Self { row: Arc::clone(&self.row), revision: self.revision }
+    }
+}
+
+/// A kind of row with its place in the store and in memory.
+pub trait Table: Row + Clone + Sized + 'static {
+    /// Its id.
+    type Id: Ord + Clone;
+
+    /// The row's id.
+    fn id(&self) -> Self::Id;
+
+    /// Where it stands in the store.
+    fn key(id: &Self::Id) -> Key;
+
+    /// The folder of all of them.
+    fn folder() -> Prefix;
+
+    /// All of them.
+    fn rows(state: &State) -> &OrdMap<Self::Id, Stored<Self>>;
+
+    #[doc(hidden)]
+    fn rows_mut(state: &mut State) -> &mut OrdMap<Self::Id, Stored<Self>>;
+
+    /// Keeps indexes true when a row changes.
+    fn index(_state: &mut State, _old: Option<&Self>, _new: Option<&Self>) {}
+}
+
+/// What VPSs on a host hold of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Cores of VPSs that are not retained.
+    pub cores: u32,
+    /// Memory of VPSs that are not retained.
+    pub memory: Bytes,
+    /// Disk of all VPSs.
+    pub disk: Bytes,
+    /// VPSs, retained ones included.
+    pub count: u32,
+}
+
+macro_rules! tables {
+    ($($field:ident: $row:ident, $kind:literal, $schema:literal, $folder:literal, $id:ty, |$this:ident| $of:expr, |$key:ident, $prefix:ident| $place:expr $(, index $index:path)?;)*) => {
+        /// Everything that is stored, as of one revision.
+        #[derive(Debug, Clone, Default)]
+        pub struct State {
+            /// The newest commit in it.
+            pub revision: Revision,
+            /// What the store is; always there once loaded.
+            pub meta: Option<Meta>,
+            $(#[doc = concat!("Rows of kind `", $kind, "`.")] pub $field: OrdMap<$id, Stored<$row>>,)*
+            /// The VPSs of each host.
+            pub vps_of_host: OrdMap<HostId, OrdSet<VpsId>>,
+            /// What they hold.
+            pub held: OrdMap<HostId, Held>,
+            /// Operations that have not ended, by host.
+            pub open_operations: OrdSet<(HostId, OperationId)>,
+            /// The open operation of a VPS.
+            pub operation_of_vps: OrdMap<VpsId, OperationId>,
+        }
+
+        $(
+            impl Row for $row {
+                const KIND: &'static str = $kind;
+                const SCHEMA: u32 = $schema;
+            }
+
+            impl Table for $row {
+                type Id = $id;
+
+                fn id(&self) -> $id {
+                    let $this = self;
+                    $of
+                }
+
+                fn key($key: &$id) -> Key {
+                    let $prefix = Self::folder();
+                    $place
+                }
+
+                fn folder() -> Prefix {
+                    const FOLDER: Prefix = Prefix::folder(concat!("/chom/v1/", $folder, "/"));
+                    FOLDER
+                }
+
+                fn rows(state: &State) -> &OrdMap<$id, Stored<Self>> {
+                    &state.$field
+                }
+
+                fn rows_mut(state: &mut State) -> &mut OrdMap<$id, Stored<Self>> {
+                    &mut state.$field
+                }
+
+                $(fn index(state: &mut State, old: Option<&Self>, new: Option<&Self>) {
+                    $index(state, old, new);
+                })?
+            }
+        )*
+
+        impl State {
+            /// Takes a row as the store has it. A row of no folder we know is left alone: a newer release wrote it.
+            ///
+            /// Gives back whether the row is of an older schema and should be written anew.
+            pub(super) fn load(&mut self, record: &Record) -> Result<Option<(Key, Arc<str>)>, RecordError> {
+                if record.key == Meta::key() {
+                    self.meta = Some(record::decode::<Meta>(record)?.row);
+                    return Ok(None);
+                }
+                $(if $row::folder().contains(&record.key) {
+                    let decoded = record::decode::<$row>(record)?;
+                    let newer = if decoded.outdated { Some(record::encode(&decoded.row)?) } else { None };
+                    self.insert(decoded.row, record.mod_revision);
+                    return Ok(newer.map(|value| (record.key.clone(), value)));
+                })*
+                Ok(None)
+            }
+        }
+    };
+}
+
+tables! {
+    hosts: HostRow, "host", 1, "hosts", HostId, |row| row.id, |id, folder| folder.row(id);
+    enrolments: EnrolmentRow, "enrolment", 1, "enrolments", EnrolmentId, |row| row.id, |id, folder| folder.row(id);
+    vps: VpsRow, "vps", 1, "vps", VpsId, |row| row.spec.id, |id, folder| folder.row(id), index index_vps;
+    vps_names: VpsNameRow, "vps-name", 1, "vps-names", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
+        |id, folder| folder.within(&id.0).row(&id.1);
+    addresses: AddressRow, "address", 1, "addresses", (HostId, Ipv4Addr), |row| (row.host, row.address),
+        |id, folder| folder.within(&id.0).row(&u64::from(u32::from(id.1)));
+    blobs: BlobRow, "blob", 1, "blobs", Sha256, |row| row.sha256, |id, folder| folder.row(id);
+    operations: OperationRow, "operation", 1, "operations", OperationId, |row| row.id, |id, folder| folder.row(id),
+        index index_operation;
+    jobs: JobRow, "job", 1, "jobs", (HostId, JobId), |row| (row.host, row.id),
+        |id, folder| folder.within(&id.0).row(&id.1);
+    tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id);
+    idempotency: IdempotencyRow, "idempotency", 1, "idempotency", Sha256, |row| row.id, |id, folder| folder.row(id);
+    audit: AuditRow, "audit", 1, "audit", u64, |row| row.sequence, |id, folder| folder.row(id);
+    observed: ObservedRow, "observed", 1, "observed", HostId, |row| row.host, |id, folder| folder.row(id);
+    observed_vps: ObservedVpsRow, "observed-vps", 1, "observed-vps", VpsId, |row| row.vps, |id, folder| folder.row(id);
+    authorities: AuthorityRow, "authority", 1, "authorities", u64, |row| row.number, |id, folder| folder.row(id);
+}
+
+impl State {
+    /// A row by its id.
+    #[must_use]
+    pub fn get<R: Table>(&self, id: &R::Id) -> Option<&R> {
+        R::rows(self).get(id).map(|stored| stored.row.as_ref())
+    }
+
+    /// Puts a row in place of the one with its id.
+    pub fn insert<R: Table>(&mut self, row: R, revision: Revision) {
+        let row = Arc::new(row);
+        let stored = Stored { row: Arc::clone(&row), revision };
+        let old = R::rows_mut(self).insert(row.id(), stored);
+        R::index(self, old.as_ref().map(|stored| stored.row.as_ref()), Some(&row));
+    }
+
+    /// Takes a row away.
+    pub fn remove<R: Table>(&mut self, id: &R::Id) {
+        if let Some(old) = R::rows_mut(self).remove(id) {
+            R::index(self, Some(&old.row), None);
+        }
+    }
+
+    /// The VPSs of a host, in order of id.
+    pub fn vps_on(&self, host: HostId) -> impl Iterator<Item = &VpsRow> {
+        self.vps_of_host.get(&host).into_iter().flatten().filter_map(|id| self.get::<VpsRow>(id))
+    }
+
+    /// A host by its name. Names are free again once a host was put out of the fleet.
+    #[must_use]
+    pub fn host_named(&self, name: &Name) -> Option<&HostRow> {
+        let in_fleet =
+            |row: &&HostRow| !matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked);
+        self.hosts.values().map(|stored| stored.row.as_ref()).filter(in_fleet).find(|row| row.name == *name)
+    }
+}
+
+fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
+    if let Some(row) = old {
+        let mut held = state.held.get(&row.host).copied().unwrap_or_default();
+        let (cores, memory) = promised(row);
+        held.cores -= cores;
+        held.memory.0 -= memory.0;
+        held.disk.0 -= row.spec.disk.0;
+        held.count -= 1;
+        state.held.insert(row.host, held);
+        if let Some(ids) = state.vps_of_host.get_mut(&row.host) {
+            ids.remove(&row.spec.id);
+        }
+    }
+    if let Some(row) = new {
+        let mut held = state.held.get(&row.host).copied().unwrap_or_default();
+        let (cores, memory) = promised(row);
+        held.cores += cores;
+        held.memory.0 += memory.0;
+        held.disk.0 += row.spec.disk.0;
+        held.count += 1;
+        state.held.insert(row.host, held);
+        state.vps_of_host.entry(row.host).or_default().insert(row.spec.id);
+    }
+}
+
+/// Retained VPSs hold their disk only.
+fn promised(row: &VpsRow) -> (u32, Bytes) {
+    if row.retention.is_some() || row.purging.is_some() {
+        (0, Bytes(0))
+    } else {
+        (row.spec.cores, row.spec.memory)
+    }
+}
+
+fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&OperationRow>) {
+    if let Some(row) = old {
+        state.open_operations.remove(&(row.host, row.id));
+        if state.operation_of_vps.get(&row.vps) == Some(&row.id) {
+            state.operation_of_vps.remove(&row.vps);
+        }
+    }
+    if let Some(row) = new.filter(|row| !row.state.is_final()) {
+        state.open_operations.insert((row.host, row.id));
+        state.operation_of_vps.insert(row.vps, row.id);
+    }
+}

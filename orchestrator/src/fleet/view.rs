@@ -1,0 +1,203 @@
+//! Rows and observations as the API shows them. Pure; nothing that is not seen is shown as known.
+
+use chom_protocol::UnixMillis;
+use chom_protocol::api::hosts::{CapacityView, EngineView, HostState, HostView, StrangerView, UsageView};
+use chom_protocol::api::operations::{OperationStep, OperationView};
+use chom_protocol::api::vps_servers::{ObservedVps, VpsView};
+use chom_protocol::helper::GuestDefinition;
+use chom_protocol::host::HostStatus;
+use chom_protocol::vps::{Engine, VpsState};
+
+use crate::clock::rfc3339;
+use crate::fleet::catalogue::Catalogue;
+use crate::fleet::observed::Observation;
+use crate::fleet::rows::{HostRow, HostStanding, OperationRow, VpsRow};
+use crate::fleet::state::State;
+use crate::health;
+
+/// Engines of a host that answer.
+#[must_use]
+pub fn working_engines(status: &HostStatus) -> Vec<Engine> {
+    status.engines.iter().filter(|engine| engine.problem.is_none()).map(|engine| engine.engine).collect()
+}
+
+/// A VPS.
+#[must_use]
+pub fn vps(
+    state: &State,
+    catalogue: &Catalogue,
+    row: &VpsRow,
+    observation: Option<&Observation>,
+    now: UnixMillis,
+) -> VpsView {
+    let spec = &row.spec;
+    VpsView {
+        id: spec.id,
+        name: spec.name.clone(),
+        tenant: spec.tenant.clone(),
+        region: row.region.clone(),
+        size: row.size.clone(),
+        image: spec.image.name.clone(),
+        host: row.host,
+        engine: spec.engine,
+        cores: spec.cores,
+        memory_bytes: spec.memory,
+        disk_bytes: spec.disk,
+        addresses: spec.interface.addresses.iter().map(|prefix| prefix.address).collect(),
+        desired: if spec.wants_running() {
+            chom_protocol::vps::Power::Running
+        } else {
+            chom_protocol::vps::Power::Stopped
+        },
+        observed: observed(catalogue, row, observation, now),
+        guest_shutdown: spec.guest_shutdown,
+        hold: spec.hold,
+        deleted_at: row.retention.map(|kept| rfc3339(kept.deleted_at)),
+        purge_at: row.retention.map(|kept| rfc3339(kept.purge_at)),
+        purging: row.purging.is_some(),
+        created_at: rfc3339(row.created_at),
+        revision: state.vps.get(&spec.id).map_or(0, |stored| stored.revision.0),
+    }
+}
+
+fn observed(
+    catalogue: &Catalogue,
+    row: &VpsRow,
+    observation: Option<&Observation>,
+    now: UnixMillis,
+) -> ObservedVps {
+    let seen = health::is_seen(observation, catalogue.unreachable_after_seconds, now);
+    let status = observation.and_then(|seen| seen.status.as_ref());
+    let vps = status.and_then(|status| status.vps.get(&row.spec.id));
+    let seen_at = observation.filter(|seen| seen.seen_at.0 > 0).map(|seen| seen.seen_at);
+    let last = vps.map_or(VpsState::Unknown, |vps| vps.state);
+    ObservedVps {
+        state: health::vps_state(last, seen),
+        last_state: last,
+        seen_at: seen_at.map(rfc3339),
+        age_seconds: seen_at.map(|at| now.seconds_since(at)),
+        problem: vps.and_then(|vps| vps.problem.clone()),
+        progress: vps.and_then(|vps| vps.progress.clone()),
+    }
+}
+
+/// A host. Its usage is the caller's to fill in, from the history of samples.
+#[must_use]
+pub fn host(
+    state: &State,
+    catalogue: &Catalogue,
+    row: &HostRow,
+    observation: Option<&Observation>,
+    now: UnixMillis,
+) -> HostView {
+    let epoch = state.meta.as_ref().map_or(0, |meta| meta.epoch);
+    let status = observation.and_then(|seen| seen.status.as_deref());
+    let inventory = status.map(|status| status.inventory.clone()).unwrap_or_default();
+    let seen_at = observation.filter(|seen| seen.seen_at.0 > 0).map(|seen| seen.seen_at);
+    let held = state.held.get(&row.id).copied().unwrap_or_default();
+    let host_state = health::host_state(row, epoch, observation, catalogue.unreachable_after_seconds, now);
+    HostView {
+        id: row.id,
+        name: row.name.clone(),
+        region: row.region.clone(),
+        state: host_state,
+        seen_at: seen_at.map(rfc3339),
+        age_seconds: seen_at.map(|at| now.seconds_since(at)),
+        cordoned: row.cordoned,
+        hostname: inventory.hostname,
+        agent_version: inventory.agent_version,
+        os: match (inventory.os.as_str(), inventory.kernel.as_str()) {
+            ("", "") => String::new(),
+            (os, kernel) => format!("{os}, Linux {kernel}"),
+        },
+        engines: status.map(engines).unwrap_or_default(),
+        capacity: CapacityView {
+            cores: inventory.cores,
+            cores_used: held.cores,
+            memory_bytes: inventory.memory,
+            memory_used_bytes: held.memory,
+            disk_bytes: inventory.disk,
+            disk_used_bytes: held.disk,
+        },
+        usage: UsageView::default(),
+        vps_count: held.count,
+        foreign: status.map(foreign).unwrap_or_default(),
+        orphans: status.map(|status| orphans(row, status)).unwrap_or_default(),
+        problems: problems(status, observation, host_state),
+        up_to_date: status
+            .is_some_and(|status| status.reconciled.epoch == epoch && status.reconciled.number >= row.number),
+        certificate_expires_at: row.certificate.as_ref().map(|certificate| rfc3339(certificate.not_after)),
+        revision: state.hosts.get(&row.id).map_or(0, |stored| stored.revision.0),
+    }
+}
+
+fn engines(status: &HostStatus) -> Vec<EngineView> {
+    let view = |engine: &chom_protocol::host::EngineStatus| EngineView {
+        engine: engine.engine,
+        version: engine.version.clone(),
+        acceleration: engine.acceleration,
+        problem: engine.problem.clone(),
+    };
+    status.engines.iter().map(view).collect()
+}
+
+fn foreign(status: &HostStatus) -> Vec<StrangerView> {
+    let view = |guest: &chom_protocol::vps::ForeignGuest| StrangerView {
+        name: guest.name.clone(),
+        vps: None,
+        state: Some(guest.state),
+    };
+    status.foreign.iter().map(view).collect()
+}
+
+/// Guests that CHOM made and no desired state names; on a host out of the fleet that is every one of them.
+fn orphans(row: &HostRow, status: &HostStatus) -> Vec<StrangerView> {
+    let out = matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked);
+    let named = status.vps.iter().filter(|(_, seen)| out && seen.state != VpsState::Absent);
+    let named = named.map(|(id, seen)| (*id, Some(seen.state)));
+    let unnamed = status.orphans.iter().map(|id| (*id, None));
+    named
+        .chain(unnamed)
+        .map(|(id, state)| StrangerView { name: GuestDefinition::guest_name(id), vps: Some(id), state })
+        .collect()
+}
+
+fn problems(status: Option<&HostStatus>, observation: Option<&Observation>, state: HostState) -> Vec<String> {
+    let mut problems = status.map(|status| status.problems.clone()).unwrap_or_default();
+    problems.extend(observation.and_then(|seen| seen.refusal.clone()));
+    if let Some(status) = status.filter(|status| !status.destroys_waiting.is_empty()) {
+        let count = status.destroys_waiting.len();
+        problems.push(format!(
+            "{count} removals wait: the host's cap on destroys is reached; lift it for an hour with `chomctl host allow-destroys`"
+        ));
+    }
+    if state == HostState::Held {
+        problems.push(
+            "the orchestrator was restored: compare with `chomctl host ledger` and say which is right"
+                .to_owned(),
+        );
+    }
+    problems
+}
+
+/// An operation.
+#[must_use]
+pub fn operation(row: &OperationRow) -> OperationView {
+    OperationView {
+        id: row.id,
+        kind: row.kind.clone(),
+        tenant: row.tenant.clone(),
+        vps: Some(row.vps),
+        host: Some(row.host),
+        state: row.state,
+        steps: row
+            .steps
+            .iter()
+            .map(|step| OperationStep { at: rfc3339(step.at), message: step.message.clone() })
+            .collect(),
+        problem: row.problem.clone(),
+        created_at: rfc3339(row.created_at),
+        deadline: rfc3339(row.deadline),
+        finished_at: row.finished_at.map(rfc3339),
+    }
+}

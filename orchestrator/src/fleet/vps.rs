@@ -1,0 +1,491 @@
+//! VPSs: created, switched, deleted, brought back, purged, held. Each use case writes rows, names, addresses, the operation
+//! and the audit trail in one commit, and raises the host's generation.
+
+use chom_protocol::api::events::Event;
+use chom_protocol::api::vps_servers::{
+    CreateVps, SSH_KEYS_BYTES_MAX, SSH_KEYS_MAX, USER_DATA_BYTES_MAX, VpsAccepted, check_ssh_key,
+};
+use chom_protocol::job::{Job, JobKind};
+use chom_protocol::vps::{BlobReference, Power, Sha256, VpsSpec};
+use chom_protocol::{Bytes, HostId, JobId, Name, VpsId};
+
+use crate::fleet::catalogue::{Catalogue, Image, Size};
+use crate::fleet::error::ErrorKind;
+use crate::fleet::hosts::{host_row, unknown};
+use crate::fleet::operations;
+use crate::fleet::rows::{
+    AddressRow, BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, VpsNameRow, VpsRow,
+};
+use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, address, check_revision, view};
+use crate::health;
+use crate::placement::{Candidate, Wish, place};
+
+/// What a caller may do to a VPS besides creating it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Switch it on.
+    Start,
+    /// Switch it off.
+    Stop,
+    /// Switch it off and on.
+    Restart,
+    /// Delete it, kept for a while.
+    Delete,
+    /// Bring it back.
+    Undelete,
+    /// Remove it for good.
+    Purge,
+    /// Stop reconciling it.
+    Hold,
+    /// Resume reconciling it.
+    Unhold,
+}
+
+impl Action {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Delete => "delete",
+            Self::Undelete => "undelete",
+            Self::Purge => "purge",
+            Self::Hold => "hold",
+            Self::Unhold => "unhold",
+        }
+    }
+}
+
+impl Fleet {
+    /// Creates a VPS: finds a host and an address, and lets the host's agent make it.
+    ///
+    /// # Errors
+    /// When the request breaks a rule, the name is taken, or no host has room.
+    pub async fn create_vps(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        request: CreateVps,
+    ) -> Result<Done<VpsAccepted>, FleetError> {
+        let chosen = choose(self.catalogue(), &request)?;
+        let fleet = self.clone();
+        self.mutate(caller, mark, move |decision, _| create(&fleet, decision, request, &chosen)).await
+    }
+
+    /// Does something to a VPS.
+    ///
+    /// # Errors
+    /// When there is no such VPS, its state does not allow it, or `If-Match` names another revision.
+    pub async fn act(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        vps: VpsId,
+        action: Action,
+    ) -> Result<Done<VpsAccepted>, FleetError> {
+        let fleet = self.clone();
+        self.mutate(caller, mark, move |decision, mark| {
+            let stored =
+                decision.state.vps.get(&vps).cloned().ok_or_else(|| FleetError::not_found("VPS", vps))?;
+            check_revision(mark, stored.revision)?;
+            let operation = apply(&fleet, decision, stored.row.as_ref().clone(), action)?;
+            decision.audit(&format!("vps.{}", action.name()), vps)?;
+            Ok(accepted(&fleet, decision, stored.row.as_ref(), &operation))
+        })
+        .await
+    }
+}
+
+/// The catalogue's rows that a request names.
+struct Chosen {
+    size: Size,
+    image: Image,
+}
+
+fn choose(catalogue: &Catalogue, request: &CreateVps) -> Result<Chosen, FleetError> {
+    if !catalogue.regions.contains(&request.region) {
+        return Err(unknown("/region", "region", &request.region, catalogue.regions.iter()));
+    }
+    let Some(size) = catalogue.sizes.get(&request.size).copied() else {
+        return Err(unknown("/size", "size", &request.size, catalogue.sizes.keys()));
+    };
+    let Some(name) = request.image.as_ref().or(catalogue.default_image.as_ref()) else {
+        return Err(FleetError::invalid("/image", "name an image; no default is configured"));
+    };
+    let Some(image) = catalogue.images.get(name).cloned() else {
+        return Err(unknown("/image", "image", name, catalogue.images.keys()));
+    };
+    if image.minimum_disk > size.disk {
+        return Err(FleetError::invalid(
+            "/size",
+            format!(
+                "image `{name}` needs a disk of {}; size `{}` has {}",
+                image.minimum_disk, request.size, size.disk
+            ),
+        ));
+    }
+    check_keys(&request.ssh_keys)?;
+    check_user_data(request.user_data.as_deref())?;
+    Ok(Chosen { size, image })
+}
+
+fn check_keys(keys: &[String]) -> Result<(), FleetError> {
+    let bytes: usize = keys.iter().map(String::len).sum();
+    if keys.len() > SSH_KEYS_MAX || bytes > SSH_KEYS_BYTES_MAX {
+        return Err(FleetError::invalid(
+            "/ssh_keys",
+            format!("at most {SSH_KEYS_MAX} keys with {SSH_KEYS_BYTES_MAX} bytes together are allowed"),
+        ));
+    }
+    for key in keys {
+        check_ssh_key(key).map_err(|error| FleetError::invalid("/ssh_keys", error.to_string()))?;
+        let mut words = key.split_ascii_whitespace();
+        let kind = words.next().unwrap_or_default();
+        let body = words.next().and_then(|body| data_encoding::BASE64.decode(body.as_bytes()).ok());
+        let known = ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|start| kind.starts_with(start));
+        if !known || body.is_none() {
+            let shown: String = key.chars().take(32).collect();
+            return Err(FleetError::invalid(
+                "/ssh_keys",
+                format!(
+                    "`{shown}…` is no public key; paste one line of a .pub file, such as `ssh-ed25519 AAAA… you@example`"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_user_data(user_data: Option<&str>) -> Result<(), FleetError> {
+    let Some(text) = user_data else { return Ok(()) };
+    if text.len() > USER_DATA_BYTES_MAX {
+        return Err(FleetError::invalid(
+            "/user_data",
+            format!("user data of {} bytes; at most {USER_DATA_BYTES_MAX} are allowed", text.len()),
+        ));
+    }
+    const STARTS: [&str; 4] = ["#cloud-config", "#!", "#include", "## template: jinja"];
+    if STARTS.iter().any(|start| text.starts_with(start)) {
+        return Ok(());
+    }
+    Err(FleetError::invalid(
+        "/user_data",
+        format!("user data must begin with one of: {}; cloud-init ignores anything else", STARTS.join(", ")),
+    ))
+}
+
+fn create(
+    fleet: &Fleet,
+    decision: &mut Decision,
+    request: CreateVps,
+    chosen: &Chosen,
+) -> Result<VpsAccepted, FleetError> {
+    let tenant = Name::default_tenant();
+    if decision.state.vps_names.contains_key(&(tenant.clone(), request.name.clone())) {
+        return Err(FleetError::Refused {
+            kind: ErrorKind::Conflict,
+            detail: format!(
+                "a VPS named `{}` exists already (perhaps deleted and kept); choose another name",
+                request.name
+            ),
+            location: Some("/name"),
+        });
+    }
+    let Chosen { size, image } = chosen;
+    let wish = Wish {
+        region: request.region.clone(),
+        engine: image.engine,
+        cores: size.cores,
+        memory: size.memory,
+        disk: size.disk,
+    };
+    let host = place(&wish, candidates(fleet, decision)).map_err(|none| FleetError::Refused {
+        kind: ErrorKind::NoCapacity,
+        detail: none.to_string(),
+        location: Some("/region"),
+    })?;
+    let id = VpsId::new(decision.new_id());
+    let address = address::free_on(&decision.state, host).ok_or_else(|| FleetError::Refused {
+        kind: ErrorKind::NoCapacity,
+        detail: "the host with room has no free address left; purge VPSs or add a host".to_owned(),
+        location: Some("/region"),
+    })?;
+    let user_data = request.user_data.map(|text| keep_blob(decision, &text)).transpose()?;
+    let spec = VpsSpec {
+        id,
+        tenant: tenant.clone(),
+        name: request.name.clone(),
+        placement: 1,
+        engine: image.engine,
+        power: Power::Running,
+        guest_shutdown: request.guest_shutdown,
+        hold: false,
+        retained: false,
+        start_count: 1,
+        cores: size.cores,
+        memory: size.memory,
+        disk: size.disk,
+        image: image.reference.clone(),
+        interface: address::interface(id, address),
+        ssh_keys: request.ssh_keys,
+        user_data,
+    };
+    let row = VpsRow {
+        spec,
+        region: request.region,
+        size: request.size,
+        host,
+        retention: None,
+        purging: None,
+        created_at: decision.now,
+    };
+    decision.put(VpsNameRow { tenant, name: request.name, vps: id })?;
+    decision.put(AddressRow { host, address, vps: id, since: decision.now })?;
+    decision.put(row.clone())?;
+    tell(decision, &row, "create");
+    let operation =
+        operations::begin(fleet.catalogue(), decision, &row, "create", Goal::Running { start_count: 1 })?;
+    decision.audit("vps.create", id)?;
+    Ok(accepted(fleet, decision, &row, &operation))
+}
+
+fn keep_blob(decision: &mut Decision, text: &str) -> Result<BlobReference, FleetError> {
+    let sha256 = Sha256::of(text.as_bytes());
+    if decision.state.get::<BlobRow>(&sha256).is_none() {
+        decision.put(BlobRow { sha256, base64: data_encoding::BASE64.encode(text.as_bytes()) })?;
+    }
+    Ok(BlobReference { sha256, size: Bytes(text.len() as u64) })
+}
+
+/// Every host as placement sees it.
+fn candidates<'a>(fleet: &'a Fleet, decision: &'a Decision) -> impl Iterator<Item = Candidate> + 'a {
+    let catalogue = fleet.catalogue();
+    let observations = fleet.observations().snapshot();
+    let epoch = decision.epoch();
+    decision.state.hosts.values().filter_map(move |stored| {
+        let row = stored.row.as_ref();
+        if matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked) {
+            return None;
+        }
+        let observation = observations.get(&row.id).map(AsRef::as_ref);
+        let seen = health::is_seen(observation, catalogue.unreachable_after_seconds, decision.now);
+        let status = observation.and_then(|seen| seen.status.as_deref());
+        let closed = match (row.standing, status) {
+            (HostStanding::Invited, _) => Some("not enrolled yet"),
+            (HostStanding::Quarantined, _) => Some("quarantined"),
+            _ if row.epoch != epoch => Some("held after a restore"),
+            _ if row.cordoned => Some("cordoned"),
+            _ if !seen => Some("not seen lately"),
+            (_, None) => Some("without a report yet"),
+            (_, Some(_)) => None,
+        };
+        let inventory = status.map(|status| status.inventory.clone()).unwrap_or_default();
+        let held = decision.state.held.get(&row.id).copied().unwrap_or_default();
+        let overcommit = catalogue.overcommit;
+        let cores = inventory.cores.saturating_mul(overcommit.cores_per_core);
+        let memory = Bytes(inventory.memory.0.saturating_sub(overcommit.memory_reserved.0));
+        let disk = inventory.disk.0.saturating_sub(overcommit.disk_reserved.0);
+        Some(Candidate {
+            host: row.id,
+            region: row.region.clone(),
+            closed,
+            engines: status.map(view::working_engines).unwrap_or_default(),
+            cores_free: cores.saturating_sub(held.cores),
+            memory_free: Bytes(memory.0.saturating_sub(held.memory.0)),
+            memory,
+            disk_free: Bytes(disk.saturating_sub(held.disk.0)),
+            count: held.count,
+        })
+    })
+}
+
+fn apply(
+    fleet: &Fleet,
+    decision: &mut Decision,
+    mut row: VpsRow,
+    action: Action,
+) -> Result<OperationRow, FleetError> {
+    let name = row.spec.name.clone();
+    if row.purging.is_some() {
+        return Err(FleetError::conflict(format!(
+            "VPS `{name}` is being purged; nothing else can be done to it"
+        )));
+    }
+    let out = out_of_fleet(decision, row.host)?;
+    let harmless = matches!(action, Action::Delete | Action::Purge | Action::Hold | Action::Unhold);
+    if out && !harmless {
+        return Err(FleetError::conflict(format!(
+            "the host of VPS `{name}` was put out of the fleet; enrol the host again, or delete the VPS"
+        )));
+    }
+    if row.spec.hold && matches!(action, Action::Start | Action::Stop | Action::Restart) {
+        return Err(FleetError::conflict(format!(
+            "VPS `{name}` is on hold; end it with `chomctl vps unhold {name}`"
+        )));
+    }
+    if row.retention.is_some()
+        && matches!(action, Action::Start | Action::Stop | Action::Restart | Action::Delete)
+    {
+        return Err(FleetError::conflict(format!(
+            "VPS `{name}` is deleted; bring it back with `chomctl vps undelete {name}`"
+        )));
+    }
+    let goal = match action {
+        Action::Start => {
+            row.spec.power = Power::Running;
+            row.spec.start_count += 1;
+            Goal::Running { start_count: row.spec.start_count }
+        }
+        Action::Stop => {
+            row.spec.power = Power::Stopped;
+            Goal::Off
+        }
+        Action::Restart => restart(fleet.catalogue(), decision, &row)?,
+        Action::Delete => {
+            let purge_at = decision.now.plus_seconds(fleet.catalogue().retention_seconds);
+            row.retention = Some(Retention { deleted_at: decision.now, purge_at });
+            row.spec.retained = true;
+            Goal::Off
+        }
+        Action::Undelete => undelete(fleet, decision, &mut row)?,
+        Action::Purge => {
+            if row.retention.is_none() {
+                return Err(FleetError::conflict(format!(
+                    "VPS `{name}` is not deleted; delete it first, then purge"
+                )));
+            }
+            row.purging = Some(decision.raise(row.host)?);
+            Goal::Gone
+        }
+        Action::Hold | Action::Unhold => {
+            row.spec.hold = action == Action::Hold;
+            Goal::Accepted
+        }
+    };
+    decision.put(row.clone())?;
+    tell(decision, &row, action.name());
+    let operation = operations::begin(fleet.catalogue(), decision, &row, action.name(), goal)?;
+    if !out {
+        return Ok(operation);
+    }
+    if row.purging.is_some() {
+        // Nobody will report it gone: its address stays held, everything else is free.
+        remove(decision, &row, false)?;
+    }
+    let note = "its host is out of the fleet: nothing was changed there, and its addresses stay held";
+    operations::finish(decision, operation, note)
+}
+
+fn out_of_fleet(decision: &Decision, host: HostId) -> Result<bool, FleetError> {
+    let row = host_row(&decision.state, host)?;
+    Ok(matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked))
+}
+
+fn restart(catalogue: &Catalogue, decision: &mut Decision, row: &VpsRow) -> Result<Goal, FleetError> {
+    if row.spec.power == Power::Stopped {
+        let name = &row.spec.name;
+        return Err(FleetError::conflict(format!(
+            "VPS `{name}` is to be off; start it with `chomctl vps start {name}`"
+        )));
+    }
+    let job = JobId::new(decision.new_id());
+    let deadline = decision.now.plus_seconds(catalogue.operation_seconds_max);
+    let work = Job { kind: JobKind::Restart { vps: row.spec.id }, deadline };
+    let operation = operations::next_id(decision);
+    decision.put(JobRow { id: job, host: row.host, job: work, operation })?;
+    Ok(Goal::Job { job })
+}
+
+fn undelete(fleet: &Fleet, decision: &Decision, row: &mut VpsRow) -> Result<Goal, FleetError> {
+    let name = &row.spec.name;
+    if row.retention.is_none() {
+        return Err(FleetError::conflict(format!("VPS `{name}` is not deleted")));
+    }
+    let wish = Wish {
+        region: row.region.clone(),
+        engine: row.spec.engine,
+        cores: row.spec.cores,
+        memory: row.spec.memory,
+        disk: Bytes(0), // held all along
+    };
+    let own = candidates(fleet, decision).filter(|candidate| candidate.host == row.host);
+    // A host that is cordoned or away takes its own VPS back; only room counts.
+    place(
+        &wish,
+        own.map(|own| Candidate {
+            closed: None,
+            engines: vec![row.spec.engine],
+            region: wish.region.clone(),
+            ..own
+        }),
+    )
+    .map_err(|none| FleetError::Refused {
+        kind: ErrorKind::NoCapacity,
+        detail: none.to_string(),
+        location: None,
+    })?;
+    row.retention = None;
+    row.spec.retained = false;
+    if row.spec.power == Power::Running {
+        row.spec.start_count += 1;
+        return Ok(Goal::Running { start_count: row.spec.start_count });
+    }
+    Ok(Goal::Accepted)
+}
+
+/// Takes a VPS's rows away: it is gone, or nobody will ever say so.
+pub(super) fn remove(
+    decision: &mut Decision,
+    row: &VpsRow,
+    release_addresses: bool,
+) -> Result<(), FleetError> {
+    let VpsSpec { id, tenant, name, interface, user_data, .. } = &row.spec;
+    if release_addresses {
+        for prefix in &interface.addresses {
+            if let std::net::IpAddr::V4(address) = prefix.address {
+                decision.delete::<AddressRow>(&(row.host, address));
+            }
+        }
+    }
+    decision.delete::<VpsNameRow>(&(tenant.clone(), name.clone()));
+    decision.delete::<crate::fleet::rows::ObservedVpsRow>(id);
+    decision.delete::<VpsRow>(id);
+    if let Some(blob) = user_data {
+        let used = decision
+            .state
+            .vps
+            .values()
+            .any(|other| other.row.spec.user_data.is_some_and(|d| d.sha256 == blob.sha256));
+        if !used {
+            decision.delete::<BlobRow>(&blob.sha256);
+        }
+    }
+    tell(decision, row, "gone");
+    decision.raise(row.host).map(|_| ())
+}
+
+fn tell(decision: &mut Decision, row: &VpsRow, message: &str) {
+    let VpsSpec { id, name, tenant, .. } = &row.spec;
+    decision.tell(Event::Vps {
+        id: *id,
+        name: name.clone(),
+        tenant: tenant.clone(),
+        message: message.to_owned(),
+    });
+}
+
+/// The answer, from the rows as they are now; `row` stands in where they were removed.
+fn accepted(fleet: &Fleet, decision: &Decision, row: &VpsRow, operation: &OperationRow) -> VpsAccepted {
+    let row = decision.state.get::<VpsRow>(&row.spec.id).unwrap_or(row);
+    let observation = fleet.observations().of(row.host);
+    let catalogue = fleet.catalogue();
+    VpsAccepted {
+        vps: view::vps(&decision.state, catalogue, row, observation.as_deref(), decision.now),
+        operation: view::operation(operation),
+    }
+}
+
+/// Whether a host may be given orders at all.
+pub(super) fn is_managed(row: &HostRow, epoch: u64) -> bool {
+    row.standing == HostStanding::Member && row.epoch == epoch
+}
