@@ -253,7 +253,8 @@ launch() {
     systemctl reset-failed "$UNIT.service" 2>/dev/null || true
     systemd-run --quiet --collect --unit="$UNIT" --service-type=exec -p Delegate=yes -p KillMode=mixed \
       -p TasksMax=infinity -p "RestartForceExitStatus=$REBOOT_STATUS" -p "SuccessExitStatus=$REBOOT_STATUS" \
-      -p RestartSec=100ms -p "StandardOutput=append:$DIR/console.log" -p "StandardError=append:$DIR/console.log" \
+      -p RestartSec=100ms -p StartLimitIntervalSec=0 \
+      -p "StandardOutput=append:$DIR/console.log" -p "StandardError=append:$DIR/console.log" \
       -E "CHOM_FLEET=$FLEET" -E "CHOM_FLEET_NET=$NET" -E "CHOM_FLEET_DIR=${STATE%/*}" -E "CHOM_FLEET_KVM=${CHOM_FLEET_KVM:-yes}" \
       -p "ExecStartPre=$SELF _net $HOST" "$SELF" _become "$HOST"
   else
@@ -285,18 +286,30 @@ in_host() {
 is_off() { ! supervisor >/dev/null; }
 
 power_cut() {
-  local init
-  if systemd_is_init; then
-    systemctl kill --signal=KILL "$UNIT.service" 2>/dev/null || true
-    systemctl stop "$UNIT.service" 2>/dev/null || true
-  elif init=$(host_init) || init=$(supervisor); then
-    kill -KILL "$init" 2>/dev/null || true # PID 1 of a namespace takes all in it along
+  local victim
+  # The init, not nspawn: PID 1 of a namespace takes all in it along, and nspawn lives to clean up after it.
+  if victim=$(host_init) || victim=$(supervisor); then
+    kill -KILL "$victim" 2>/dev/null || true
     wait_until "$STOP_SECONDS" is_off || die "$HOST still runs $STOP_SECONDS s after its init was killed"
   fi
-  systemd_is_init || leave_no_cgroups
+  if systemd_is_init; then
+    systemctl stop "$UNIT.service" 2>/dev/null || true # it may be about to start again
+  else
+    leave_no_cgroups
+  fi
   rm -f "$DIR/supervisor.pid"
-  rmdir "/run/systemd/nspawn/propagate/$UNIT" 2>/dev/null || true # nspawn cannot when its host is killed
+  leave_no_mounts
   host_net_down
+}
+
+# What nspawn keeps for a host, where it could not remove it itself; a later start would trip over it.
+leave_no_mounts() {
+  local folder
+  for folder in propagate unix-export; do
+    folder=/run/systemd/nspawn/$folder/$UNIT
+    if mountpoint -q "$folder"; then umount "$folder" || umount --lazy "$folder"; fi
+    rmdir "$folder" 2>/dev/null || true
+  done
 }
 
 # ---- commands -------------------------------------------------------------------------------------------------------
