@@ -358,6 +358,9 @@ impl Client {
         if let Some(problem) = tls_problem(&error) {
             return Failure::Tls { server: self.server.clone(), problem, trust: self.trust.clone() };
         }
+        if let ureq::Error::Timeout(phase) = &error {
+            return Failure::Silent { server: self.server.clone(), phase: phase.to_string() };
+        }
         // A timeout has cost enough; what a resolver or proxy refuses stays refused.
         let retryable = matches!(&error, ureq::Error::Io(source) if source.kind() != io::ErrorKind::TimedOut);
         Failure::Connection { server: self.server.clone(), retryable, source: Box::new(error) }

@@ -33,6 +33,6 @@ pub(crate) fn confirm(confirmation: Confirmation, no_input: bool, consequence: &
     let _ = io::stdin().lock().read_line(&mut answer);
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::usage("nothing was done", "answer y, or add --yes, to go on")),
+        _ => Err(Failure::Declined),
     }
 }

@@ -44,6 +44,14 @@ pub(crate) enum Failure {
         #[source]
         source: Box<ureq::Error>,
     },
+    /// It was reached and said nothing.
+    #[error("{server} did not answer in time ({phase})")]
+    Silent {
+        /// Which server.
+        server: String,
+        /// What was waited for.
+        phase: String,
+    },
     /// The server's certificate was not accepted, or TLS failed otherwise.
     #[error("cannot trust {server}: {problem} (trusted: {trust})")]
     Tls {
@@ -62,6 +70,9 @@ pub(crate) enum Failure {
         /// Its words.
         problem: Box<Problem>,
     },
+    /// Asked whether to go on, the admin said no.
+    #[error("nothing was done")]
+    Declined,
     /// The answer is none that CHOM gives.
     #[error("{server} gave an answer that chomctl does not understand: {what}")]
     Answer {
@@ -140,12 +151,19 @@ impl Failure {
             | Self::Context(_)
             | Self::File { .. }
             | Self::Tls { .. }
+            | Self::Silent { .. }
+            | Self::Declined
             | Self::Operation { .. }
             | Self::Waited { .. }
             | Self::Mail { .. }
             | Self::Output(_)
             | Self::Format { .. } => false,
         }
+    }
+
+    /// Whether the server is away for now: whoever waits anyway may ask again later.
+    pub(crate) const fn is_away(&self) -> bool {
+        matches!(self, Self::Connection { .. } | Self::Silent { .. }) || self.is_retryable()
     }
 
     /// Whether the server says that there is no such thing.
@@ -159,7 +177,8 @@ impl Failure {
             Self::Usage { help, .. } => Some(help.clone()),
             Self::Context(error) => Some(error.help()),
             Self::File { .. } => Some("name a file that exists and that you may read".to_owned()),
-            Self::Connection { server, .. } => Some(format!(
+            Self::Declined => None,
+            Self::Connection { server, .. } | Self::Silent { server, .. } => Some(format!(
                 "check that the orchestrator runs and that {server} is its address (chomctl context list)"
             )),
             Self::Tls { problem, trust, .. } => Some(problem.help(trust)),

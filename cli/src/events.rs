@@ -55,8 +55,7 @@ pub(crate) fn run(session: &Session, arguments: &EventsArguments) -> Result<(), 
                 }
                 broke
             }
-            Err(failure @ Failure::Connection { .. }) if connected_before => failure.to_string(),
-            Err(failure) if connected_before && failure.is_retryable() => failure.to_string(),
+            Err(failure) if connected_before && failure.is_away() => failure.to_string(),
             Err(failure) => return Err(failure),
         };
         eprint_line(&format!("the event stream broke ({broke}); connecting again in {}s", pause.as_secs()));

@@ -126,8 +126,7 @@ pub(crate) fn wait(
         clock::pause(pause.min(timeout.saturating_sub(elapsed)));
         match client.get(&path(operation.id)) {
             Ok(newer) => (operation, trouble) = (newer, None),
-            Err(failure @ Failure::Connection { .. }) => trouble = Some(failure.to_string()),
-            Err(failure) if failure.is_retryable() => trouble = Some(failure.to_string()),
+            Err(failure) if failure.is_away() => trouble = Some(failure.to_string()),
             Err(failure) => return Err(failure),
         }
     }

@@ -8,6 +8,9 @@ use crate::output::plain;
 /// Back to the line's begin, and clear to its end (ECMA-48).
 const REWRITE: &str = "\r\u{1b}[K";
 
+/// No wrapping at the terminal's edge (DECAWM off) and back: a wrapped line could not be rewritten.
+const CUT: (&str, &str) = ("\u{1b}[?7l", "\u{1b}[?7h");
+
 /// A progress display.
 pub(crate) struct Progress<W: Write> {
     out: W,
@@ -37,7 +40,7 @@ impl<W: Write> Progress<W> {
     pub(crate) fn tell(&mut self, line: &str, elapsed: &str) {
         let line = plain(line);
         if self.terminal {
-            let _ = write!(self.out, "{REWRITE}{line} ({elapsed})");
+            let _ = self.out.write_all(format!("{REWRITE}{}({elapsed}) {line}{}", CUT.0, CUT.1).as_bytes());
             self.open = true;
         } else if line != self.told {
             let _ = writeln!(self.out, "{line}");
@@ -80,7 +83,10 @@ mod tests {
     fn a_terminal_has_one_line_that_is_rewritten_and_taken_away() {
         assert_eq!(
             told(true),
-            format!("{REWRITE}pending (0s){REWRITE}pending (1s){REWRITE}running: boots (2s){REWRITE}")
+            ["(0s) pending", "(1s) pending", "(2s) running: boots"]
+                .map(|line| format!("{REWRITE}{}{line}{}", CUT.0, CUT.1))
+                .concat()
+                + REWRITE
         );
     }
 

@@ -52,12 +52,12 @@ fn stranger(stranger: &StrangerView) -> String {
 
 /// Hosts, a line each.
 pub(super) fn table(hosts: &[HostView], view: &View) -> String {
-    let narrow = ["NAME", "STATE", "REGION", "VPSS", "CPU", "MEMORY", "DISK", "SEEN", "PROBLEM"];
+    let narrow = ["NAME", "STATE", "REGION", "VPS", "CPU", "MEMORY", "DISK", "SEEN", "PROBLEM"];
     let wide = [
         "NAME",
         "STATE",
         "REGION",
-        "VPSS",
+        "VPS",
         "CPU",
         "MEMORY",
         "DISK",
@@ -183,10 +183,10 @@ mod tests {
     fn a_list_says_who_is_away_and_for_how_long() {
         let hosts = [host("connected", Some(2)), host("unreachable", Some(192)), host("invited", None)];
         expect![[r#"
-            NAME    STATE                REGION   VPSS  CPU   MEMORY  DISK  SEEN       PROBLEM
-            host-1  connected, cordoned  us-east  3     12 %  50 %    91 %  2s ago
-            host-1  unreachable          us-east  3     12 %  50 %    91 %  3m12s ago  not seen for 3m12s; is it on?
-            host-1  invited              us-east  3     12 %  50 %    91 %  never
+            NAME    STATE                REGION   VPS  CPU   MEMORY  DISK  SEEN       PROBLEM
+            host-1  connected, cordoned  us-east  3    12 %  50 %    91 %  2s ago
+            host-1  unreachable          us-east  3    12 %  50 %    91 %  3m12s ago  not seen for 3m12s; is it on?
+            host-1  invited              us-east  3    12 %  50 %    91 %  never
         "#]]
         .assert_eq(&table(&hosts, &test_view(false)));
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::server::{Answer, Request, Server, events, json as answer, problem, redirect};
-use crate::{chomctl, outcome, run, run_with_input};
+use crate::{run, run_with_input};
 
 const VPS: &str = "0190f6d2-8f3e-7cc0-9d4c-000000000001";
 const HOST: &str = "0190f6d2-8f3e-7cc0-9d4c-0000000000aa";
@@ -179,6 +179,19 @@ fn a_wait_that_is_over_says_how_to_go_on() {
 }
 
 #[test]
+fn a_server_that_restarts_meanwhile_is_waited_for() {
+    let server = Server::start(|request, before| match (request.line.starts_with("GET /api/op"), before) {
+        (true, 1..5) => problem(503, "Not now", "starting; try again", None),
+        (true, _) => answer(200, &operation("succeeded")),
+        (false, 0) => answer(202, &accepted()),
+        (false, _) => answer(200, &vps("web")),
+    });
+    let outcome = run(&server.url, &["vps", "start", VPS, "--wait"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("start web: pending: Not now"), "{}", outcome.stderr);
+}
+
+#[test]
 fn what_cannot_be_taken_back_needs_a_yes() {
     for arguments in [["vps", "purge", "web"], ["host", "forget", "web"], ["host", "revoke", "web"]] {
         let server = Server::start(|request, _| match request.line.as_str() {
@@ -311,31 +324,6 @@ fn a_server_that_is_away_is_named() {
 }
 
 #[test]
-fn a_wrong_call_ends_with_two_and_says_how_to_call() {
-    let cases: [(&[&str], &str); 9] = [
-        (&[], "Usage: chomctl"),
-        (&["vps", "lsit"], "unrecognized subcommand 'lsit'"),
-        (&["vps", "create", "Bad_Name", "--region", "r", "--size", "s"], "use lower-case letters"),
-        (&["vps", "show", "../hosts"], "use lower-case letters"),
-        (&["vps", "start", "web", "--timeout", "5s"], "--wait"),
-        (&["vps", "start", "web", "--wait", "--timeout", "soon"], "write a time such as 90s"),
-        (&["smtp", "configure", "--host", "h", "--from", "f", "--to", "t", "--password", "x"], "--password"),
-        (&["host", "add", "web"], "--region"),
-        (&["events"], "--follow"),
-    ];
-    for (arguments, text) in cases {
-        let outcome = run("http://127.0.0.1:1", arguments);
-        assert_eq!(
-            (outcome.code, outcome.stdout.as_str()),
-            (Some(2), ""),
-            "{arguments:?}: {}",
-            outcome.stderr
-        );
-        assert!(outcome.stderr.contains(text), "{arguments:?}: {}", outcome.stderr);
-    }
-}
-
-#[test]
 fn a_mail_password_comes_from_stdin_and_is_not_printed() {
     let view = json!({
         "host": "mail", "port": 587, "security": "starttls", "username": "u", "password_set": true, "from": "f@x",
@@ -385,61 +373,8 @@ fn a_broken_event_stream_goes_on_after_the_last_event() {
 }
 
 #[test]
-fn nobody_reading_the_output_is_no_failure_and_no_panic() {
-    let home = tempfile::tempdir().unwrap();
-    for arguments in [&["completion", "bash"][..], &["version"], &["--help"], &["context", "list"]] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let mut command = chomctl(home.path(), arguments);
-        command.stdout(writer).stderr(std::process::Stdio::piped());
-        let output = command.spawn().unwrap().wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
-    }
-}
-
-#[test]
-fn contexts_are_added_chosen_listed_and_removed() {
-    let home = tempfile::tempdir().unwrap();
-    let token = home.path().join("token");
-    std::fs::write(&token, "abc\n").unwrap();
-    let call = |arguments: &[&str]| outcome(chomctl(home.path(), arguments));
-    let none = call(&["vps", "list"]);
-    assert_eq!(none.code, Some(1));
-    assert!(none.stderr.contains("chomctl context add"), "{}", none.stderr);
-    let file = token.to_str().unwrap();
-    for name in ["one", "two"] {
-        let server = format!("https://{name}.example");
-        let added = call(&["context", "add", name, "--server", &server, "--token-file", file]);
-        assert_eq!(added.code, Some(0), "{}", added.stderr);
-    }
-    assert_eq!(call(&["context", "use", "two"]).code, Some(0));
-    assert_eq!(call(&["context", "remove", "one"]).code, Some(0));
-    assert_eq!(
-        call(&["context", "list"]).stdout,
-        "NAME  SERVER               OWN CA  CURRENT\ntwo   https://two.example  no      *\n"
-    );
-    let unknown = call(&["context", "use", "three"]);
-    assert_eq!(unknown.code, Some(1));
-    assert!(unknown.stderr.contains("known contexts: two"), "{}", unknown.stderr);
-    let remote = call(&["context", "add", "x", "--server", "http://chom.example", "--token-file", file]);
-    assert!(remote.stderr.contains("http:// is only for loopback addresses"), "{}", remote.stderr);
-}
-
-#[test]
 fn colours_are_for_terminals() {
     let server = fleet(&["succeeded"]);
     let outcome = run(&server.url, &["vps", "show", "web"]);
     assert!(outcome.stdout.contains("running") && !outcome.stdout.contains('\u{1b}'), "{}", outcome.stdout);
-}
-
-#[test]
-fn completion_knows_every_noun() {
-    for shell in ["bash", "zsh", "fish"] {
-        let outcome = run("http://127.0.0.1:1", &["completion", shell]);
-        assert_eq!(outcome.code, Some(0));
-        for noun in ["context", "host", "vps", "operation", "alert", "smtp", "events"] {
-            assert!(outcome.stdout.contains(noun), "{shell}: {noun}");
-        }
-    }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "all of it is tests: what does not hold fails the test")]
 
 mod commands;
+mod itself;
 mod server;
 mod tls;
 
