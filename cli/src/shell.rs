@@ -22,7 +22,7 @@ pub(crate) enum ContextCommand {
     Add {
         /// What to call it
         name: Name,
-        /// Address of the orchestrator's API, https://HOST[:PORT]
+        /// Address of the orchestrator's API, such as https://HOST:PORT
         #[arg(long, value_name = "URL")]
         server: String,
         #[command(flatten)]
