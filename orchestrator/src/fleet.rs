@@ -33,6 +33,9 @@ pub mod tokens;
 pub mod view;
 pub mod vps;
 
+#[cfg(test)]
+mod tests;
+
 pub use decider::LoadError;
 pub use decision::Decision;
 pub use error::{ErrorKind, FleetError};
