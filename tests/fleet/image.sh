@@ -42,14 +42,13 @@ started=$SECONDS
 echo "image.sh: building $image (once)" >&2
 
 # ---- kernel: the package's name leads to the one that holds it ----
-real=$(apt-cache depends --no-recommends "$KERNEL" 2>/dev/null | awk '/Depends: linux-image-/ && !found++ { print $2 }')
-if [[ -z $real ]]; then
-  apt-get -q update >&2
-  real=$(apt-cache depends --no-recommends "$KERNEL" | awk '/Depends: linux-image-/ && !found++ { print $2 }')
-fi
-[[ -n $real ]] || { echo "image.sh: $KERNEL is not in the package archive" >&2; exit 1; }
-(cd "$building/deb" && apt-get -q -o APT::Sandbox::User=root download "$real" >&2) || {
-  echo "image.sh: cannot download $real; if the archive has moved on: apt-get update" >&2
+download() {
+  real=$(apt-cache depends --no-recommends "$KERNEL" 2>/dev/null | awk '/Depends: linux-image-/ && !found++ { print $2 }')
+  [[ -n $real ]] && (cd "$building/deb" && apt-get -q -o APT::Sandbox::User=root download "$real" >&2)
+}
+# The lists may be missing or older than the archive: renewed once.
+download || { apt-get -q update >&2 && download; } || {
+  echo "image.sh: cannot download the package behind $KERNEL; apt-get's words are above" >&2
   exit 1
 }
 dpkg-deb -x "$building"/deb/*.deb "$building/deb/root"
