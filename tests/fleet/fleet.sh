@@ -22,9 +22,9 @@
 # /dev/kvm out of the hosts. Needs root.
 #
 # It looks at the machine instead of assuming: with systemd as PID 1 a host is a transient service with a delegated
-# cgroup; without, a detached process in cgroups made here. Tried on hybrid v1 without systemd, and on v2 under systemd as PID 1
-# where no controllers were delegated; not yet on v2 with controllers, nor on v2 without systemd. Where PID 1 does not reap
-# orphans, the starter of each boot stays behind as a zombie: it holds nothing but its process id.
+# cgroup; without, a detached process in cgroups made here. Tried on hybrid v1 without systemd, and under systemd on a
+# v2 without controllers; not yet on v2 with controllers. Where PID 1 does not reap orphans, the starter of each boot
+# stays behind as a zombie: it holds nothing but its process id.
 set -euo pipefail
 
 SELF=$(realpath "${BASH_SOURCE[0]}")
@@ -343,4 +343,4 @@ case $action in
   _net) need_existing "${1:-}"; host_net_up ;;
   _become) need_existing "${1:-}"; become_host ;;
   *) usage ;;
-esac
+esac; exit # on one line: a host outlives an edit of this file, and bash reads on where it stopped
