@@ -167,6 +167,7 @@ command_reboot() {
   wait_until "$REBOOT_SECONDS" is_gone "$before" || die "$HOST did not go down within $REBOOT_SECONDS s"
   await_ready
 }
+# shellcheck disable=SC2317 # wait_until calls it
 is_gone() { [[ ! -e /proc/$1 ]]; }
 
 command_kill() {
