@@ -172,10 +172,11 @@ CONFIG
     "$bin/chom-agent" --config "$work/$host/agent.toml" enrol "$code" >>"$work/$host.log" 2>&1
     start_simulated "$host" "$place"
   else
-    "$FLEET" up "$host" >>"$work/fleet.log" 2>&1
-    "$FLEET" install-agent "$host" "$bin" >>"$work/fleet.log" 2>&1
-    "$FLEET" exec "$host" chom-agent enrol "$code" >>"$work/fleet.log" 2>&1
-    "$FLEET" exec "$host" systemctl enable --now --no-block chom-agent >>"$work/fleet.log" 2>&1
+    {
+      "$FLEET" up "$host" && "$FLEET" install-agent "$host" "$bin" &&
+        "$FLEET" exec "$host" chom-agent enrol "$code" &&
+        "$FLEET" exec "$host" systemctl enable --now --no-block chom-agent
+    } >>"$work/fleet.log" 2>&1
   fi
 }
 for place in 0 1; do bring_up "${hosts[$place]}" "$place" || fail "host ${hosts[$place]} did not come up"; done
