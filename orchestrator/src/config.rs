@@ -50,6 +50,9 @@ pub struct Config {
     /// After a start, nothing fires or resolves for want of reconnected hosts for so long.
     #[serde(default = "default_grace_seconds")]
     pub grace_seconds: u32,
+    /// An operation that is not done after so long ends as failed.
+    #[serde(default = "default_operation_seconds_max")]
+    pub operation_seconds_max: u32,
     /// Time between exports.
     #[serde(default = "default_export_interval_seconds")]
     pub export_interval_seconds: u32,
@@ -65,6 +68,9 @@ pub struct Config {
     /// When alerts fire and are told.
     #[serde(default)]
     pub alerts: AlertSettings,
+    /// How much of a host may be promised to VPSs.
+    #[serde(default)]
+    pub overcommit: Overcommit,
     /// What a VPS can be as large as.
     #[serde(default, rename = "size")]
     pub sizes: Vec<Size>,
@@ -184,6 +190,24 @@ impl Default for AlertSettings {
     }
 }
 
+/// How much of a host may be promised to VPSs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Overcommit {
+    /// Cores promised for each real one.
+    pub cores_per_core: u32,
+    /// Memory of each host that is not for VPSs.
+    pub memory_reserved_mib: u64,
+    /// Disk of each host that is not for VPSs.
+    pub disk_reserved_mib: u64,
+}
+
+impl Default for Overcommit {
+    fn default() -> Self {
+        Self { cores_per_core: 8, memory_reserved_mib: 512, disk_reserved_mib: 2048 }
+    }
+}
+
 /// A size.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -246,6 +270,9 @@ const fn default_unreachable_after_seconds() -> u32 {
 }
 const fn default_grace_seconds() -> u32 {
     120
+}
+const fn default_operation_seconds_max() -> u32 {
+    10 * 60
 }
 const fn default_export_interval_seconds() -> u32 {
     60 * 60

@@ -3,9 +3,26 @@
 pub mod clock;
 pub mod config;
 mod durable_file;
+pub mod export;
 pub mod fleet;
 pub mod health;
 pub mod history;
+pub mod images;
+pub mod init;
 pub mod placement;
+pub mod run;
+pub mod session;
 pub mod store;
 pub mod supervise;
+
+/// An error and its causes in one line, for the log and for whoever called the program.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -51,6 +51,8 @@ fn times(config: &Config) -> Option<Problem> {
     };
     at_least("retention_days", config.retention_days, 1)
         .or_else(|| at_least("unreachable_after_seconds", config.unreachable_after_seconds, 1))
+        .or_else(|| at_least("operation_seconds_max", config.operation_seconds_max, 1))
+        .or_else(|| at_least("overcommit.cores_per_core", config.overcommit.cores_per_core, 1))
         .or_else(|| at_least("export_interval_seconds", config.export_interval_seconds, 60))
         .or_else(|| {
             at_least("link.idle_timeout_seconds", config.link.idle_timeout_seconds, IDLE_TIMEOUT_SECONDS_MIN)

@@ -53,13 +53,13 @@ fn an_unknown_key_is_refused_by_name_and_line() {
     refused(
         &format!("{SMALLEST}retension_days = 7\n"),
         expect![[r#"
-        the configuration `/etc/chom/orchestrator.toml` has a mistake; an example is installed as /usr/share/doc/chom-orchestrator/orchestrator.toml
-        TOML parse error at line 3, column 1
-          |
-        3 | retension_days = 7
-          | ^^^^^^^^^^^^^^
-        unknown field `retension_days`, expected one of `state_directory`, `export_directory`, `master_key`, `fleet_name`, `listen_api`, `listen_link`, `public_addresses`, `regions`, `retention_days`, `unreachable_after_seconds`, `grace_seconds`, `export_interval_seconds`, `api_certificate`, `link`, `agent`, `alerts`, `size`, `image`
-    "#]],
+            the configuration `/etc/chom/orchestrator.toml` has a mistake; an example is installed as /usr/share/doc/chom-orchestrator/orchestrator.toml
+            TOML parse error at line 3, column 1
+              |
+            3 | retension_days = 7
+              | ^^^^^^^^^^^^^^
+            unknown field `retension_days`, expected one of `state_directory`, `export_directory`, `master_key`, `fleet_name`, `listen_api`, `listen_link`, `public_addresses`, `regions`, `retention_days`, `unreachable_after_seconds`, `grace_seconds`, `operation_seconds_max`, `export_interval_seconds`, `api_certificate`, `link`, `agent`, `alerts`, `overcommit`, `size`, `image`
+        "#]],
     );
 }
 

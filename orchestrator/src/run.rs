@@ -1,0 +1,242 @@
+//! `chom-orchestrator run`: puts the parts together, serves until asked to stop, and takes them apart in order: first all
+//! that asks (link, API, alerts), then what answers (the decider), last the store.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::fleet::authority::{Authorities, AuthoritiesError};
+use crate::fleet::catalogue::{Catalogue, Overcommit, Size};
+use crate::fleet::rows::AuthorityRow;
+use crate::fleet::state::{State, Table};
+use crate::fleet::{Fleet, LoadError};
+use crate::history::History;
+use crate::images::{self, ImageError, ImageFolder};
+use crate::session::{Link, LinkError, LinkOptions};
+use crate::store::seal::{MasterKey, MasterKeyError};
+use crate::store::{ReadError, RecordError, Store, decode, sled};
+use crate::supervise::{SuperviseError, Supervisor};
+use crate::{clock, export, init};
+
+/// What asks has so long to end: a slow API request its deadline, the link its last packets.
+const EDGES_GRACE: Duration = Duration::from_secs(15);
+/// What answers has so long: commits under way. Both together stay under systemd's TimeoutStopSec (90 s by default).
+const CORE_GRACE: Duration = Duration::from_secs(15);
+
+/// Why the orchestrator does not run (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The master key.
+    #[error(
+        "there is no usable master key; put back the offline copy, or, for a new fleet, call `chom-orchestrator init`"
+    )]
+    MasterKey(#[from] MasterKeyError),
+    /// The store.
+    #[error("cannot open the store")]
+    Open(#[from] sled::OpenError),
+    /// The store again.
+    #[error("cannot read the store")]
+    Read(#[from] ReadError),
+    /// A row.
+    #[error("cannot load the fleet's CA")]
+    Record(#[from] RecordError),
+    /// The CA.
+    #[error("the fleet's CA cannot be used")]
+    Authorities(#[from] AuthoritiesError),
+    /// The images.
+    #[error("the images of the configuration cannot be used")]
+    Images(#[from] ImageError),
+    /// The fleet.
+    #[error("cannot load the fleet")]
+    Load(#[from] LoadError),
+    /// The link.
+    #[error("cannot serve agents")]
+    Link(#[from] LinkError),
+    /// Signals.
+    #[error("cannot listen for signals")]
+    Signal(#[source] io::Error),
+    /// A task.
+    #[error("the orchestrator did not end as asked")]
+    Supervise(#[from] SuperviseError),
+}
+
+/// A running orchestrator.
+pub struct Running {
+    /// The use cases.
+    pub fleet: Fleet,
+    /// The durable rows.
+    pub store: Arc<dyn Store>,
+    /// The master key, for secrets in rows.
+    pub master_key: Arc<MasterKey>,
+    /// Recent samples.
+    pub history: Arc<History>,
+    /// The agents' connections.
+    pub link: Link,
+    /// Where agents are listened to, with the real port.
+    pub link_address: SocketAddr,
+    /// All that asks; ends first.
+    pub edges: Supervisor,
+    core: Supervisor,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something is missing at the start, or a part ends unasked.
+pub async fn run(config: &Config) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
+    let running = start(config).await?;
+    notify(&[NotifyState::Ready]);
+    info!(version = env!("CARGO_PKG_VERSION"), "the orchestrator runs");
+    let why = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = running.edges.stop().cancelled_owned() => "a part ended",
+        () = running.core.stop().cancelled_owned() => "a part ended",
+    };
+    info!(why, "stopping");
+    notify(&[NotifyState::Stopping]);
+    Ok(running.stop().await?)
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// When something is missing.
+pub async fn start(config: &Config) -> Result<Running, RunError> {
+    let (master, _) = init::load_master_key(config)?;
+    let store = sled::open(&export::options(config))?;
+    let authorities = authorities(store.as_ref(), &master).await?;
+    let reset_key = reset_key(&authorities);
+    let (folder, catalogue) = catalogue(config)?;
+    let (fleet, decider) = Fleet::load(Arc::clone(&store), catalogue, authorities, clock::now()).await?;
+    let (core, edges) = (Supervisor::new(), Supervisor::new());
+    core.service("decider", decider.run(core.stop()));
+    let history = Arc::new(History::new());
+    let link = Link::new(fleet.clone(), Arc::clone(&history), Arc::new(folder), edges.clone());
+    let link_address = link.serve(&LinkOptions {
+        listen: config.listen_link,
+        idle_timeout: Duration::from_secs(config.link.idle_timeout_seconds.into()),
+        server_names: config.server_names(),
+        reset_key,
+    })?;
+    let running =
+        Running { fleet, store, master_key: Arc::new(master), history, link, link_address, edges, core };
+    running.start_services(config);
+    Ok(running)
+}
+
+impl Running {
+    /// What runs beside the link. Each part has its line here.
+    fn start_services(&self, config: &Config) {
+        let Self { fleet, store, edges, .. } = self;
+        let keeper = fleet.clone();
+        let stop = edges.stop();
+        edges.service("keeper", async move { keeper.keep(stop).await });
+        let every = Duration::from_secs(config.export_interval_seconds.into());
+        let exports =
+            export::keep_exporting(Arc::clone(store), config.export_directory.clone(), every, edges.stop());
+        edges.service("exports", exports);
+        if let Some(period) = sd_notify::watchdog_enabled() {
+            edges.service("watchdog", watchdog(fleet.clone(), period, edges.stop()));
+        }
+    }
+
+    /// Takes everything apart in order.
+    ///
+    /// # Errors
+    /// When a part had ended unasked, or does not end in time.
+    pub async fn stop(self) -> Result<(), SuperviseError> {
+        let Self { fleet, store, link, edges, core, .. } = self;
+        let edges = edges.shutdown(EDGES_GRACE).await;
+        drop((fleet, link));
+        let core = core.shutdown(CORE_GRACE).await;
+        drop(store); // the last handle: its writer ends when it is done
+        edges.and(core)
+    }
+}
+
+/// The images' files, and what VPSs can be made of.
+///
+/// # Errors
+/// When an image's file cannot be used.
+pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError> {
+    let (folder, images) = images::load(&config.images, &config.state_directory)?;
+    let size = |size: &crate::config::Size| {
+        let (memory, disk) =
+            (chom_protocol::Bytes::mib(size.memory_mib), chom_protocol::Bytes::mib(size.disk_mib));
+        (size.name.clone(), Size { cores: size.cores, memory, disk })
+    };
+    let mut regions = config.regions.clone();
+    regions.sort_unstable();
+    let catalogue = Catalogue {
+        regions,
+        sizes: config.sizes.iter().map(size).collect(),
+        images,
+        default_image: config.images.iter().find(|image| image.default).map(|image| image.name.clone()),
+        overcommit: Overcommit {
+            cores_per_core: config.overcommit.cores_per_core,
+            memory_reserved: chom_protocol::Bytes::mib(config.overcommit.memory_reserved_mib),
+            disk_reserved: chom_protocol::Bytes::mib(config.overcommit.disk_reserved_mib),
+        },
+        agent: config.agent.settings(),
+        retention_seconds: u64::from(config.retention_days) * 24 * 60 * 60,
+        unreachable_after_seconds: config.unreachable_after_seconds.into(),
+        operation_seconds_max: config.operation_seconds_max.into(),
+        link_addresses: config.public_addresses.clone(),
+    };
+    Ok((folder, catalogue))
+}
+
+async fn authorities(store: &dyn Store, master: &MasterKey) -> Result<Authorities, RunError> {
+    let (_, records) = store.list(&AuthorityRow::folder()).await?;
+    let mut state = State::default();
+    for record in &records {
+        state.insert(decode::<AuthorityRow>(record)?.row, record.mod_revision);
+    }
+    Ok(Authorities::open(&state, master)?)
+}
+
+/// Follows from the CA's key, which is kept and sealed anyway: the same after every restart and restore, known to nobody
+/// else, and nothing more to keep.
+fn reset_key(authorities: &Authorities) -> [u8; 32] {
+    let (_, key) = authorities.signing().to_pem();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.reveal().as_bytes());
+    let tag = ring::hmac::sign(&key, b"chom stateless reset key");
+    let mut out = [0; 32];
+    out.copy_from_slice(tag.as_ref());
+    out
+}
+
+/// Tells systemd that we live while mutations still get their turn.
+async fn watchdog(fleet: Fleet, period: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(period / 3);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // Changes nothing, and waits in the same queue as every mutation.
+        let turn = fleet.decide("chom".into(), |_| Ok(()));
+        if tokio::time::timeout(period / 3, turn).await.is_ok() {
+            notify(&[NotifyState::Watchdog]);
+        } else {
+            warn!("mutations do not get their turn in time");
+        }
+    }
+}
+
+/// Without systemd there is nobody to tell, which is no error.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "cannot tell systemd");
+    }
+}

@@ -1,0 +1,87 @@
+//! The UDP socket and the QUIC settings. Every figure here was measured (see the notes on dependencies in the design).
+
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
+
+use super::{LinkError, LinkOptions};
+use crate::clock;
+use crate::fleet::authority::Authorities;
+
+/// Streams of one agent at once: control, pull, and one or two each of status, results, samples and fetch.
+const STREAMS_PER_AGENT_MAX: u32 = 8;
+/// Unread bytes of one stream that are buffered.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Unread bytes of one connection that are buffered.
+const RECEIVE_WINDOW_BYTES: u32 = 256 * 1024;
+/// Unsent bytes of one connection that are buffered; with 20 ms to a host that is 12 MB/s for an image.
+const SEND_WINDOW_BYTES: u64 = 256 * 1024;
+/// TLS messages of one handshake; a certificate chain of ours has under 2 KiB.
+const CRYPTO_BUFFER_BYTES: usize = 16 * 1024;
+/// What the kernel keeps of 2,000 agents that all come at once.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Connections that wait to be taken; beyond it they are refused and come again.
+const INCOMING_MAX: usize = 4096;
+
+pub(super) fn open(options: &LinkOptions, authorities: &Authorities) -> Result<Endpoint, LinkError> {
+    let server = server_config(options, authorities)?;
+    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &options.reset_key);
+    let bind = || {
+        let socket = socket(options.listen)?;
+        let config = EndpointConfig::new(Arc::new(reset_key));
+        Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+    };
+    bind().map_err(|source| LinkError::Bind { address: options.listen, source })
+}
+
+fn server_config(options: &LinkOptions, authorities: &Authorities) -> Result<ServerConfig, LinkError> {
+    let signing = authorities.signing();
+    let certificate =
+        signing.sign_server(&options.server_names, clock::now()).map_err(LinkError::Certificate)?;
+    let tls = chom_certs::server_config(&certificate, authorities.bundle()).map_err(LinkError::Tls)?;
+    let quic = QuicServerConfig::try_from(Arc::new(tls)).map_err(LinkError::Quic)?;
+    let mut config = ServerConfig::with_crypto(Arc::new(quic));
+    config.transport_config(Arc::new(transport(options)));
+    config.max_incoming(INCOMING_MAX);
+    Ok(config)
+}
+
+fn transport(options: &LinkOptions) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    // More than QUIC can say means never; the configuration counts in seconds of 32 bits, which it can.
+    let idle = IdleTimeout::try_from(options.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
+    transport
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(None)
+        .max_concurrent_bidi_streams(STREAMS_PER_AGENT_MAX.into())
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(RECEIVE_WINDOW_BYTES.into())
+        .send_window(SEND_WINDOW_BYTES)
+        .crypto_buffer_size(CRYPTO_BUFFER_BYTES)
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0);
+    transport
+}
+
+fn socket(address: std::net::SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        // Whether `[::]` takes IPv4 too is a setting of the machine (bindv6only); here it always does.
+        socket.set_only_v6(false)?;
+    }
+    for (what, result) in [
+        ("receive", socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)),
+        ("send", socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)),
+    ] {
+        if let Err(error) = result {
+            warn!(%error, "cannot enlarge the {what} buffer of the link's socket; a burst of agents may lose packets");
+        }
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
