@@ -37,6 +37,9 @@ mod pull;
 mod registry;
 mod requests;
 
+#[cfg(test)]
+mod tests;
+
 pub use registry::Sessions;
 
 /// Connections at once: twice the fleet we build for.

@@ -8,6 +8,8 @@ use super::{AlertSettings, Config, is_address};
 
 /// Shortest idle timeout: two keep-alives of the fastest demonstration must fit.
 const IDLE_TIMEOUT_SECONDS_MIN: u32 = 2;
+/// Agents send a keep-alive every 15 s: with this idle timeout one may be lost.
+const KEPT_ALIVE_SECONDS: u32 = 30;
 /// A guest needs this much to boot anything at all.
 const MEMORY_MIB_MIN: u64 = 32;
 
@@ -17,6 +19,7 @@ type Problem = (&'static str, String);
 pub(super) fn first_problem(config: &Config) -> Option<Problem> {
     addresses(config)
         .or_else(|| times(config))
+        .or_else(|| reports(config))
         .or_else(|| levels(&config.alerts))
         .or_else(|| regions(config))
         .or_else(|| sizes(config))
@@ -60,6 +63,23 @@ fn times(config: &Config) -> Option<Problem> {
         .or_else(|| at_least("agent.report_interval_seconds", config.agent.report_interval_seconds, 1))
         .or_else(|| at_least("agent.reconcile_interval_seconds", config.agent.reconcile_interval_seconds, 1))
         .or_else(|| at_least("alerts.repeat_interval_seconds", config.alerts.repeat_interval_seconds, 1))
+}
+
+/// Settings that would make a host that is well look gone.
+fn reports(config: &Config) -> Option<Problem> {
+    let report = config.agent.report_interval_seconds;
+    let idle = config.link.idle_timeout_seconds;
+    if idle < KEPT_ALIVE_SECONDS && idle < report.saturating_mul(2) {
+        let what = format!(
+            "{idle} is less than two reports of agents ({report} s); raise it, or lower `agent.report_interval_seconds`"
+        );
+        return Some(("link.idle_timeout_seconds", what));
+    }
+    let gone = config.unreachable_after_seconds;
+    (gone < report.saturating_mul(2)).then(|| {
+        let what = format!("{gone} is less than two reports of agents ({report} s); raise it, or lower `agent.report_interval_seconds`");
+        ("unreachable_after_seconds", what)
+    })
 }
 
 fn levels(alerts: &AlertSettings) -> Option<Problem> {

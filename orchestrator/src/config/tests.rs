@@ -120,3 +120,20 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Path::new("/nowhere/orchestrator.toml")).unwrap_err();
     assert_eq!(error.to_string(), "cannot read the configuration `/nowhere/orchestrator.toml`");
 }
+
+#[test]
+fn a_host_must_be_allowed_two_reports_before_it_counts_as_gone() {
+    let slow = |rest: &str| parse(&format!("{rest}{SMALLEST}[agent]\nreport_interval_seconds = 20\n"));
+    assert!(slow("").is_ok());
+    assert!(
+        slow("unreachable_after_seconds = 39\n")
+            .unwrap_err()
+            .to_string()
+            .contains("unreachable_after_seconds")
+    );
+    let demo = format!(
+        "unreachable_after_seconds = 5\n{SMALLEST}[link]\nidle_timeout_seconds = 5\n[agent]\nreport_interval_seconds"
+    );
+    assert!(parse(&format!("{demo} = 2\n")).is_ok());
+    assert!(parse(&format!("{demo} = 3\n")).unwrap_err().to_string().contains("link.idle_timeout_seconds"));
+}
