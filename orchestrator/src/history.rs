@@ -12,7 +12,7 @@ use crate::clock::rfc3339;
 
 mod host;
 
-pub use host::Reading;
+pub use host::{FileSystemLevel, Levels, Reading};
 use host::{HostHistory, Usage};
 
 /// All hosts together: 2,000 hosts with 20 VPSs each need about half of it.
@@ -68,6 +68,12 @@ impl History {
     #[must_use]
     pub fn latest(&self, host: HostId, now: UnixMillis) -> Option<(UnixMillis, Vec<Reading>)> {
         self.kept().hosts.get(&host).and_then(|of_host| of_host.latest(now))
+    }
+
+    /// How full a host's memory and each of its file systems is. None when its newest sample is stale.
+    #[must_use]
+    pub fn levels(&self, host: HostId, now: UnixMillis) -> Option<Levels> {
+        self.kept().hosts.get(&host).and_then(|of_host| of_host.levels(now))
     }
 
     /// One series, oldest first.

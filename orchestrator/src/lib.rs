@@ -1,5 +1,6 @@
 //! CHOM: the orchestrator.
 
+pub mod alerts;
 pub mod clock;
 pub mod config;
 mod durable_file;

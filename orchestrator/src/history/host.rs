@@ -53,6 +53,24 @@ pub struct Reading {
     pub value: f64,
 }
 
+/// How full the parts of a host are that can run out, as shares from 0 to 1. None: it was not in the sample.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Levels {
+    /// Memory in use.
+    pub memory_ratio: Option<f64>,
+    /// File systems by mount point.
+    pub file_systems: Vec<(Box<str>, FileSystemLevel)>,
+}
+
+/// How full one file system is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct FileSystemLevel {
+    /// Space in use.
+    pub disk_ratio: Option<f64>,
+    /// Inodes in use; none where the file system does not count them.
+    pub inodes_ratio: Option<f64>,
+}
+
 /// How much a host uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Usage {
@@ -193,10 +211,6 @@ impl HostHistory {
 
     pub(super) fn usage(&self, now: UnixMillis) -> Usage {
         let Some(row) = self.newest(now) else { return Usage::default() };
-        let used = |total: Option<f64>, free: Option<f64>| match (total?, free?) {
-            (total, free) if total > 0.0 => Some((1.0 - free / total).clamp(0.0, 1.0)),
-            _ => None,
-        };
         let host = |metric| self.of_host(metric).next().and_then(|(place, _)| row.value(place));
         let fullest = |total, free| {
             let of_label = |label: &str| {
@@ -215,6 +229,46 @@ impl HostHistory {
             disk_ratio: fullest(Metric::DiskTotal, Metric::DiskAvailable),
             inodes_ratio: fullest(Metric::InodesTotal, Metric::InodesFree),
         }
+    }
+
+    pub(super) fn levels(&self, now: UnixMillis) -> Option<Levels> {
+        let row = self.newest(now)?;
+        let (mut memory, mut available) = (None, None);
+        // Total and free of space, then of inodes. A host has few file systems: looking through them is cheap.
+        let mut file_systems: Vec<(&str, [Option<f64>; 4])> = Vec::new();
+        for (place, series) in self.table.iter().enumerate().filter(|(_, series)| series.vps.is_none()) {
+            let slot = match series.metric {
+                Metric::MemoryTotal => {
+                    memory = row.value(place);
+                    continue;
+                }
+                Metric::MemoryAvailable => {
+                    available = row.value(place);
+                    continue;
+                }
+                Metric::DiskTotal => 0,
+                Metric::DiskAvailable => 1,
+                Metric::InodesTotal => 2,
+                Metric::InodesFree => 3,
+                _ => continue,
+            };
+            let Some(value) = row.value(place) else { continue };
+            let found = file_systems.iter().position(|(mount, _)| *mount == &*series.label);
+            let found = found.unwrap_or_else(|| {
+                file_systems.push((&series.label, [None; 4]));
+                file_systems.len() - 1
+            });
+            if let Some((_, values)) = file_systems.get_mut(found) {
+                values[slot] = Some(value);
+            }
+        }
+        let level = |(mount, [total, free, inodes, inodes_free]): (&str, [Option<f64>; 4])| {
+            let level =
+                FileSystemLevel { disk_ratio: used(total, free), inodes_ratio: used(inodes, inodes_free) };
+            (Box::from(mount), level)
+        };
+        let file_systems = file_systems.into_iter().map(level).collect();
+        Some(Levels { memory_ratio: used(memory, available), file_systems })
     }
 
     fn of_host(&self, metric: Metric) -> impl Iterator<Item = (usize, &str)> {
@@ -242,6 +296,14 @@ impl HostHistory {
             busy += if idle { 0.0 } else { spent };
         }
         (total > 0.0).then(|| (busy / total).clamp(0.0, 1.0))
+    }
+}
+
+/// The share in use.
+fn used(total: Option<f64>, free: Option<f64>) -> Option<f64> {
+    match (total?, free?) {
+        (total, free) if total > 0.0 => Some((1.0 - free / total).clamp(0.0, 1.0)),
+        _ => None,
     }
 }
 
