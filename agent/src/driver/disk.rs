@@ -1,0 +1,367 @@
+//! The files of a VPS: a folder of its own with its disk, its seed and its console's log. Disks are never overwritten,
+//! and removing takes exactly that one folder. Knows nothing of libvirt.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chom_protocol::vps::{ImageFormat, VpsSpec};
+use chom_protocol::{Bytes, VpsId};
+use serde::Deserialize;
+
+use super::command::{CommandError, Program};
+use super::seed::{SEED_PREFIX, SEED_SUFFIX, Seed};
+use crate::durable;
+
+/// Making an overlay or reading a header touches a few blocks; a minute is a disk that hangs.
+const QEMU_IMG: Program =
+    Program { name: "qemu-img", package: "qemu-utils", deadline: Duration::from_secs(60) };
+/// A seed has a few kilobytes.
+const XORRISO: Program = Program { name: "xorriso", package: "xorriso", deadline: Duration::from_secs(60) };
+/// The agent's alone to list, QEMU's user may pass through to the files that libvirt gives it.
+const FOLDER_MODE: u32 = 0o711;
+/// A seed may hold secrets: the agent's and, by libvirt, QEMU's.
+const SEED_MODE: u32 = 0o600;
+
+/// Where the files of a VPS are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VpsFiles {
+    pub(crate) folder: PathBuf,
+    pub(crate) disk: PathBuf,
+    pub(crate) seed: PathBuf,
+    pub(crate) console_log: PathBuf,
+}
+
+/// The folder that holds the VPSs' folders.
+#[derive(Debug, Clone)]
+pub(crate) struct Disks {
+    root: PathBuf,
+}
+
+/// Why the files of a VPS are not as they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The system refused.
+    #[error("cannot {doing} `{}`", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A program failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The image would read other files of the host.
+    #[error("the image `{}` refers to another file ({refers}): use an image that stands alone (`qemu-img convert` makes one)", path.display())]
+    Image {
+        /// Which.
+        path: PathBuf,
+        /// To what.
+        refers: String,
+    },
+    /// qemu-img answered what it never does.
+    #[error("cannot understand what qemu-img says about `{}`", path.display())]
+    Answer {
+        /// About which image.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The disk would cut its image off.
+    #[error(
+        "a disk of {disk} cannot hold the image, which has {image}: choose a larger size or another image"
+    )]
+    Small {
+        /// Size of the disk.
+        disk: Bytes,
+        /// Size that the image shows to a guest.
+        image: Bytes,
+    },
+    /// Not a folder that the agent made.
+    #[error("`{}` is not a folder but something else: the agent did not make it and leaves it; remove it by hand", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+impl DiskError {
+    /// Whether trying again may help.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::Command(_) | Self::Answer { .. } => true,
+            Self::Image { .. } | Self::Small { .. } | Self::Folder { .. } => false,
+        }
+    }
+}
+
+/// What `qemu-img info` says, as far as it matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ImageInfo {
+    virtual_size: u64,
+    backing_filename: Option<String>,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FormatSpecific {
+    data: FormatData,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct FormatData {
+    data_file: Option<String>,
+}
+
+impl Disks {
+    /// Disks under `root`, an absolute path.
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where a VPS's files are or will be. No I/O.
+    pub(crate) fn files(&self, spec: &VpsSpec) -> VpsFiles {
+        let folder = self.folder(spec.id);
+        VpsFiles {
+            disk: folder.join("disk.qcow2"),
+            seed: folder.join(Seed::of(spec).file_name()),
+            console_log: folder.join("console.log"),
+            folder,
+        }
+    }
+
+    fn folder(&self, vps: VpsId) -> PathBuf {
+        self.root.join(vps.to_string())
+    }
+
+    /// Makes what is missing of a VPS's files: the disk as an overlay on `image`, the seed. What is there stays.
+    pub(crate) async fn prepare(
+        &self,
+        spec: &VpsSpec,
+        image: &Path,
+        user_data: Option<&[u8]>,
+    ) -> Result<VpsFiles, DiskError> {
+        let files = self.files(spec);
+        for folder in [&self.root, &files.folder] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(FOLDER_MODE)
+                .create(folder)
+                .map_err(io_error("make the folder", folder))?;
+        }
+        if !exists(&files.disk)? {
+            create_disk(spec, image, &files.disk).await?;
+        }
+        if !exists(&files.seed)? {
+            create_seed(spec, user_data, &files).await?;
+        }
+        Ok(files)
+    }
+
+    /// Removes seeds that the guest's definition does not name any more. A guest that runs keeps what it has open.
+    pub(crate) fn remove_old_seeds(&self, files: &VpsFiles) -> Result<(), DiskError> {
+        let read = io_error("read the folder", &files.folder);
+        for entry in fs::read_dir(&files.folder).map_err(read)? {
+            let path = entry.map_err(io_error("read the folder", &files.folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(SEED_PREFIX) && name.ends_with(SEED_SUFFIX) && path != files.seed {
+                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a VPS's folder for good, and nothing else. Not there: done.
+    pub(crate) fn destroy(&self, vps: VpsId) -> Result<(), DiskError> {
+        // Built from a typed id, so it is one step below the root; a link there would lead elsewhere.
+        let folder = self.folder(vps);
+        match fs::symlink_metadata(&folder) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(DiskError::Folder { path: folder }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error("look at", &folder)(error)),
+        }
+        fs::remove_dir_all(&folder).map_err(io_error("remove the folder", &folder))?;
+        sync(&self.root)
+    }
+}
+
+async fn create_disk(spec: &VpsSpec, image: &Path, disk: &Path) -> Result<(), DiskError> {
+    let format = match spec.image.format {
+        ImageFormat::Qcow2 => "qcow2",
+        ImageFormat::Raw => "raw",
+    };
+    check_image(spec, image, format).await?;
+    // Whatever a crash left under this name was never a disk.
+    let fresh = disk.with_added_extension("new");
+    let mut arguments = options(&["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
+    arguments.push(image.into());
+    arguments.push((&fresh).into());
+    arguments.push(spec.disk.0.to_string().into());
+    QEMU_IMG.succeed(&arguments).await?;
+    publish(&fresh, disk)
+}
+
+/// Refuses an image that would show a guest other files of the host, or that does not fit.
+async fn check_image(spec: &VpsSpec, image: &Path, format: &str) -> Result<(), DiskError> {
+    let mut arguments = options(&["info", "--output=json", "-f", format]);
+    arguments.push(image.into());
+    let answer = QEMU_IMG.succeed(&arguments).await?;
+    let info: ImageInfo = serde_json::from_slice(&answer)
+        .map_err(|source| DiskError::Answer { path: image.to_owned(), source })?;
+    let data_file = info.format_specific.and_then(|specific| specific.data.data_file);
+    if let Some(refers) = info.backing_filename.or(data_file) {
+        return Err(DiskError::Image { path: image.to_owned(), refers });
+    }
+    if info.virtual_size > spec.disk.0 {
+        return Err(DiskError::Small { disk: spec.disk, image: Bytes(info.virtual_size) });
+    }
+    Ok(())
+}
+
+async fn create_seed(spec: &VpsSpec, user_data: Option<&[u8]>, files: &VpsFiles) -> Result<(), DiskError> {
+    let seed = Seed::of(spec);
+    let sources = files.folder.join("seed.new.d");
+    // Left by a crash, if it is there.
+    if exists(&sources)? {
+        fs::remove_dir_all(&sources).map_err(io_error("remove the folder", &sources))?;
+    }
+    DirBuilder::new().mode(0o700).create(&sources).map_err(io_error("make the folder", &sources))?;
+    let user_data = user_data.unwrap_or(seed.default_user_data.as_bytes());
+    for (name, content) in [
+        ("meta-data", seed.meta_data.as_bytes()),
+        ("network-config", seed.network_config.as_bytes()),
+        ("user-data", user_data),
+    ] {
+        let path = sources.join(name);
+        fs::write(&path, content).map_err(io_error("write", &path))?;
+    }
+    let fresh = files.seed.with_added_extension("new");
+    let mut arguments =
+        options(&["-as", "mkisofs", "-quiet", "-volid", "cidata", "-joliet", "-rational-rock", "-output"]);
+    arguments.push((&fresh).into());
+    arguments.push((&sources).into());
+    XORRISO.succeed(&arguments).await?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(SEED_MODE))
+        .map_err(io_error("set the mode of", &fresh))?;
+    fs::remove_dir_all(&sources).map_err(io_error("remove the folder", &sources))?;
+    publish(&fresh, &files.seed)
+}
+
+/// Puts a finished file in its place, durably.
+fn publish(fresh: &Path, path: &Path) -> Result<(), DiskError> {
+    sync(fresh)?;
+    durable::rename(fresh, path).map_err(io_error("put in its place", path))
+}
+
+fn sync(path: &Path) -> Result<(), DiskError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))
+}
+
+/// Whether something has that name; not being able to tell is an error, never "no".
+fn exists(path: &Path) -> Result<bool, DiskError> {
+    path.try_exists().map_err(io_error("look at", path))
+}
+
+fn options(options: &[&str]) -> Vec<OsString> {
+    options.iter().map(OsString::from).collect()
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+    move |source| DiskError::Io { doing, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seed::tests::spec;
+    use super::*;
+
+    /// A folder with a small image, or none where a program is missing.
+    async fn setting() -> Option<(tempfile::TempDir, Disks, PathBuf)> {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        let mut arguments = options(&["create", "-q", "-f", "qcow2"]);
+        arguments.extend([image.clone().into_os_string(), "8M".into()]);
+        let ready = match QEMU_IMG.succeed(&arguments).await {
+            Ok(_) => XORRISO.run(&options(&["-version"])).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match ready {
+            Ok(()) => {
+                let disks = Disks::new(folder.path().join("vps"));
+                Some((folder, disks, image))
+            }
+            Err(CommandError::Missing { program, .. }) => {
+                eprintln!("not checked: {program} is not installed here");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_existing_disk_is_never_overwritten_and_a_seed_only_when_it_changed() {
+        let Some((_folder, disks, image)) = setting().await else { return };
+        let mut spec = spec();
+        let first = disks.prepare(&spec, &image, None).await.unwrap();
+        fs::write(&first.disk, b"what the guest wrote").unwrap();
+        fs::write(&first.seed, b"kept").unwrap();
+        let again = disks.prepare(&spec, &image, None).await.unwrap();
+        assert_eq!(first, again);
+        assert_eq!(fs::read(&first.disk).unwrap(), b"what the guest wrote");
+        assert_eq!(fs::read(&first.seed).unwrap(), b"kept");
+
+        spec.ssh_keys.clear();
+        let changed = disks.prepare(&spec, &image, None).await.unwrap();
+        assert_ne!(changed.seed, first.seed);
+        disks.remove_old_seeds(&changed).unwrap();
+        let mut names: Vec<String> = fs::read_dir(&changed.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["disk.qcow2", changed.seed.file_name().unwrap().to_str().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn an_image_that_reads_other_files_or_does_not_fit_is_refused() {
+        let Some((folder, disks, image)) = setting().await else { return };
+        let evil = folder.path().join("evil");
+        let mut arguments = options(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "/etc/hostname"]);
+        arguments.extend([evil.clone().into_os_string(), "8M".into()]);
+        QEMU_IMG.succeed(&arguments).await.unwrap();
+        let error = disks.prepare(&spec(), &evil, None).await.unwrap_err();
+        assert!(matches!(&error, DiskError::Image { refers, .. } if refers == "/etc/hostname"), "{error}");
+
+        let small = VpsSpec { disk: Bytes::mib(4), ..spec() };
+        let error = disks.prepare(&small, &image, None).await.unwrap_err();
+        assert!(matches!(error, DiskError::Small { .. }), "{error}");
+        assert!(!disks.files(&small).disk.exists());
+    }
+
+    #[test]
+    fn destroy_removes_one_folder_and_follows_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let disks = Disks::new(folder.path().join("vps"));
+        let (ours, other) = (spec().id, "0190f6d2-8f3e-7cc0-9d4c-000000000000".parse().unwrap());
+        disks.destroy(ours).unwrap();
+        for vps in [ours, other] {
+            fs::create_dir_all(disks.folder(vps)).unwrap();
+            fs::write(disks.folder(vps).join("disk.qcow2"), b"").unwrap();
+        }
+        disks.destroy(ours).unwrap();
+        assert!(!disks.folder(ours).exists() && disks.folder(other).join("disk.qcow2").exists());
+
+        std::os::unix::fs::symlink(disks.folder(other), disks.folder(ours)).unwrap();
+        assert!(disks.destroy(ours).is_err());
+        assert!(disks.folder(other).join("disk.qcow2").exists());
+    }
+}
