@@ -3,7 +3,13 @@
 //! Every action is idempotent: asked again after a crash it finishes what was begun, or finds it done. Callers set the
 //! deadlines, so a future of a driver may be dropped at any time and the same action asked for again.
 
+pub mod acceleration;
+mod command;
+mod disk;
 pub mod fake;
+mod helper;
+pub mod libvirt;
+mod seed;
 
 use std::path::Path;
 

@@ -205,7 +205,8 @@ pub(super) mod tests {
             #cloud-config
             ssh_authorized_keys:
               - "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org"
-        "#]].assert_eq(&all);
+        "#]]
+        .assert_eq(&all);
     }
 
     #[test]
@@ -228,13 +229,15 @@ pub(super) mod tests {
                 dhcp4: true
             ---
             #cloud-config
-        "#]].assert_eq(&all);
+        "#]]
+        .assert_eq(&all);
     }
 
     #[test]
     fn a_hostile_key_stays_one_text() {
         let hostile = "ssh-rsa A\"]\nruncmd: [reboot]\u{85}\u{2028}\\x22 # 😀\u{7f}";
-        expect![[r#""ssh-rsa A\"]\x0aruncmd: [reboot]\x85\u2028\\x22 # \U0001f600\x7f""#]].assert_eq(&quoted(hostile));
+        expect![[r#""ssh-rsa A\"]\x0aruncmd: [reboot]\x85\u2028\\x22 # \U0001f600\x7f""#]]
+            .assert_eq(&quoted(hostile));
     }
 
     proptest::proptest! {
