@@ -1,1 +1,26 @@
-//! CHOM: the tests.
+//! CHOM's test harness: starts the real programs on this machine, breaks them and the network between them on purpose, and
+//! looks at what they say through their own doors. Nothing here is linked into a program that is shipped.
+//!
+//! ```text
+//! fleet ─► orchestrator, agent   real processes with folders of their own      wait   conditions with deadlines
+//!     └──► api                   the admin API, typed                          seed   chance that can be repeated
+//! proxy   bad network, UDP       peer   one bare connection of the link, well-behaved or hostile
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "this crate is test code: it fails by panicking, starts programs, sleeps between looks, and reads the clock"
+)]
+
+pub mod agent;
+pub mod api;
+pub mod export;
+pub mod fleet;
+pub mod orchestrator;
+pub mod peer;
+pub mod process;
+pub mod proxy;
+pub mod seed;
+pub mod wait;

@@ -1,0 +1,182 @@
+//! The real agent, as a process with a folder of its own and guests that exist only in a file there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use chom_agent::driver::Driver as _;
+use chom_agent::driver::fake::{FakeDriver, FakeGuest};
+use chom_protocol::VpsId;
+use tempfile::TempDir;
+
+use crate::process::{Process, Said, program, run};
+
+/// An agent, running or not.
+#[derive(Debug)]
+pub struct Agent {
+    folder: TempDir,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// A folder with a configuration, for a host that is not enrolled yet.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("chom-agent-").tempdir().unwrap();
+        let agent = Self { folder, process: None };
+        agent.configure();
+        agent
+    }
+
+    fn configure(&self) {
+        let text = format!(
+            "state_directory = {:?}\nruntime_directory = {:?}\nengine = \"fake\"\n",
+            self.state(),
+            self.folder.path().join("run")
+        );
+        fs::write(self.config(), text).unwrap();
+    }
+
+    /// Another machine with everything that this one has on its disk.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        copy_folder(&self.state(), &copy.state());
+        copy
+    }
+
+    /// Enrols by a join code, as an admin does.
+    #[must_use]
+    pub fn enrol(&self, code: &str) -> Said {
+        let config = self.config();
+        run(&program("chom-agent"), [Path::new("--config"), &config, Path::new("enrol"), Path::new(code)])
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn run(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let config = self.config();
+        let arguments = [Path::new("--config"), &config, Path::new("run")];
+        let log = self.folder.path().join("agent.log");
+        self.process = Some(Process::start(&program("chom-agent"), arguments, &log));
+    }
+
+    /// What `chom-agent status` says.
+    #[must_use]
+    pub fn status(&self) -> Said {
+        let config = self.config();
+        run(&program("chom-agent"), [Path::new("--config"), &config, Path::new("status")])
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_9(&mut self) {
+        self.process.take().unwrap().kill_9();
+    }
+
+    /// kill -9 and a new start.
+    pub fn restart(&mut self) {
+        self.kill_9();
+        self.run();
+    }
+
+    /// Asks it to end and waits.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end.
+    pub fn stop(&mut self) {
+        let status = self.process.take().unwrap().stop();
+        assert!(status.success(), "the agent ended with {status}:\n{}", self.log());
+    }
+
+    /// The running process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().unwrap()
+    }
+
+    /// What it and its earlier runs said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.path().join("agent.log")).unwrap_or_default())
+            .into_owned()
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("agent.toml")
+    }
+
+    /// Where it keeps what must not be lost.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The guests that exist on it, by what its engine's own file says.
+    ///
+    /// # Panics
+    /// When the file cannot be read.
+    #[must_use]
+    pub fn guests(&self) -> Vec<(VpsId, FakeGuest)> {
+        let engine = FakeDriver::in_file(self.engine_file()).unwrap();
+        let world = engine.world();
+        world.guests.iter().map(|(&id, guest)| (id, guest.clone())).collect()
+    }
+
+    /// The machine lost its power and has it again: no guest runs. Only while the agent is down.
+    ///
+    /// # Panics
+    /// When the agent runs, or the engine's file cannot be written.
+    pub fn guests_lose_power(&self) {
+        assert!(self.process.is_none(), "the agent holds the engine's file");
+        let engine = FakeDriver::in_file(self.engine_file()).unwrap();
+        let ids: Vec<VpsId> = engine.world().guests.keys().copied().collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for id in ids {
+            runtime.block_on(engine.power_off(id)).unwrap();
+        }
+    }
+
+    /// The file of the fake engine.
+    #[must_use]
+    pub fn engine_file(&self) -> PathBuf {
+        self.state().join("fake-guests.json")
+    }
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => copy_folder(&entry.path(), &target),
+            kind if kind.is_file() => {
+                fs::copy(entry.path(), target).unwrap();
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The real orchestrator, as a process with folders and addresses of its own and short timers.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::api::{Api, Method};
+use crate::process::{Process, Said, program, run, show};
+use crate::wait::wait_for;
+
+/// A start reads the store and makes certificates: under a second, on a machine that does nothing else.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// The ports that the product has too; each orchestrator has a loopback address of its own instead.
+const API_PORT: u16 = 8443;
+const LINK_PORT: u16 = 8440;
+
+/// What differs from test to test. The defaults are short, so that minutes pass in seconds.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it listens; ports 8443 (TCP) and 8440 (UDP).
+    pub address: Ipv4Addr,
+    /// Where agents dial it; itself if none are given.
+    pub public_addresses: Vec<String>,
+    /// Seconds without a connection's sign of life after which it is over.
+    pub idle_seconds: u32,
+    /// Seconds without a sign of life after which a host is unreachable.
+    pub unreachable_seconds: u32,
+    /// Seconds after a start in which nothing fires for want of hosts.
+    pub grace_seconds: u32,
+    /// Seconds for which a condition must hold before it fires.
+    pub for_seconds: u32,
+    /// Seconds between an agent's reports.
+    pub report_seconds: u32,
+    /// Image file; a small made-up one if none is given.
+    pub image: Option<PathBuf>,
+    /// The engine of the image.
+    pub engine: &'static str,
+    /// Where the store is; in the orchestrator's own folder if none is given.
+    pub state: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            address: own_address(),
+            public_addresses: Vec::new(),
+            idle_seconds: 3,
+            unreachable_seconds: 4,
+            grace_seconds: 5,
+            for_seconds: 1,
+            report_seconds: 1,
+            image: None,
+            engine: "fake",
+            state: None,
+        }
+    }
+}
+
+/// A loopback address that no other orchestrator of this run or of another has, so that fixed ports never collide.
+///
+/// # Panics
+/// After 250 orchestrators.
+#[must_use]
+pub fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let own = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(own < 251, "no loopback addresses are left");
+    Ipv4Addr::new(127, 128 | high & 0x7f, low, own)
+}
+
+/// An orchestrator that was set up, running or not.
+#[derive(Debug)]
+pub struct Orchestrator {
+    folder: TempDir,
+    options: Options,
+    process: Option<Process>,
+    api: Api,
+}
+
+impl Orchestrator {
+    /// Sets one up (`init`), and starts it.
+    ///
+    /// # Panics
+    /// When it cannot be set up or does not become ready.
+    #[must_use]
+    pub fn start(options: Options) -> Self {
+        let mut orchestrator = Self::set_up(options);
+        orchestrator.run();
+        orchestrator
+    }
+
+    /// Sets one up and leaves it down.
+    ///
+    /// # Panics
+    /// When it cannot be set up.
+    #[must_use]
+    pub fn set_up(options: Options) -> Self {
+        let folder = tempfile::Builder::new().prefix("chom-orchestrator-").tempdir().unwrap();
+        let config = write_config(folder.path(), &options);
+        let printed = run(&program("chom-orchestrator"), [Path::new("--config"), &config, Path::new("init")])
+            .well("chom-orchestrator init");
+        let token = printed.split_whitespace().find(|word| word.starts_with("chom-api-"));
+        let token = token.unwrap_or_else(|| panic!("init printed no token: {printed}")).to_owned();
+        let server = format!("https://{}:{API_PORT}", options.address);
+        let api = Api::new(server, token, &state_folder(folder.path(), &options).join("ca.pem"));
+        Self { folder, options, process: None, api }
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it runs already or does not become ready.
+    pub fn run(&mut self) {
+        self.launch();
+        self.ready();
+    }
+
+    /// Starts it and does not wait.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn launch(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let config = self.config();
+        let arguments = [Path::new("--config"), &config, Path::new("run")];
+        self.process = Some(Process::start(&program("chom-orchestrator"), arguments, &self.log_file()));
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub fn ready(&mut self) {
+        let (api, process) = (self.api.clone(), self.process.as_mut().unwrap());
+        let log = self.folder.path().join("orchestrator.log");
+        wait_for("the orchestrator to be ready", READY_DEADLINE, || {
+            if !process.runs() {
+                show(&log);
+                panic!("the orchestrator ended instead of becoming ready");
+            }
+            match api.ask(Method::Get, "/readyz", None, &[]) {
+                Ok((200, _)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_9(&mut self) {
+        self.process.take().unwrap().kill_9();
+    }
+
+    /// Asks it to end and waits; it must end well.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stop(&mut self) {
+        let status = self.process.take().unwrap().stop();
+        if !status.success() {
+            show(&self.log_file());
+        }
+        assert!(status.success(), "the orchestrator ended with {status}");
+    }
+
+    /// kill -9 and a new start.
+    pub fn restart(&mut self) {
+        self.kill_9();
+        self.run();
+    }
+
+    /// The running process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().unwrap()
+    }
+
+    /// Runs another command of the program on its configuration, such as `export`.
+    #[must_use]
+    pub fn command(&self, words: &[&str]) -> Said {
+        let config = self.config();
+        let mut arguments = vec!["--config", config.to_str().unwrap()];
+        arguments.extend_from_slice(words);
+        run(&program("chom-orchestrator"), arguments)
+    }
+
+    /// Exports the store of an orchestrator that is down, and gives the file.
+    ///
+    /// # Panics
+    /// When it cannot be exported.
+    #[must_use]
+    pub fn export(&self) -> PathBuf {
+        assert!(self.process.is_none(), "only one process may open the store");
+        let _ = self.command(&["export"]).well("chom-orchestrator export");
+        let mut exports: Vec<PathBuf> = fs::read_dir(self.folder.path().join("exports"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "zst"))
+            .collect();
+        exports.sort();
+        exports.pop().unwrap()
+    }
+
+    /// Moves the store away and restores an export in its place.
+    ///
+    /// # Panics
+    /// When it runs, or the export cannot be restored.
+    pub fn restore(&self, export: &Path) {
+        assert!(self.process.is_none(), "only one process may open the store");
+        let store = self.state().join("store");
+        let away = (1..).map(|n| self.state().join(format!("store.{n}"))).find(|path| !path.exists());
+        fs::rename(store, away.unwrap()).unwrap();
+        let _ = self.command(&["restore", export.to_str().unwrap()]).well("chom-orchestrator restore");
+    }
+
+    /// Its API, with the administrator's token.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// What it and its earlier runs said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// Where agents are listened to.
+    #[must_use]
+    pub fn link_address(&self) -> SocketAddr {
+        (self.options.address, LINK_PORT).into()
+    }
+
+    /// Its own folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its state folder.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        state_folder(self.folder.path(), &self.options)
+    }
+
+    /// The image that VPSs are made from.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.options.image.clone().unwrap_or_else(|| self.folder.path().join("image.raw"))
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("orchestrator.toml")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("orchestrator.log")
+    }
+}
+
+fn state_folder(folder: &Path, options: &Options) -> PathBuf {
+    options.state.clone().unwrap_or_else(|| folder.join("state"))
+}
+
+fn write_config(folder: &Path, options: &Options) -> PathBuf {
+    let Options { address, public_addresses, engine, image, .. } = options;
+    let image = image.clone().unwrap_or_else(|| {
+        let made_up = folder.join("image.raw");
+        fs::write(&made_up, vec![0x5a; 64 * 1024]).unwrap();
+        made_up
+    });
+    let mut public = public_addresses.clone();
+    if public.is_empty() {
+        public.push(format!("{address}:{LINK_PORT}"));
+    }
+    // The API's certificate has the same names; behind a proxy the orchestrator's own is still one of them.
+    let own = format!("{address}:{LINK_PORT}");
+    let state = state_folder(folder, options);
+    let mut text = format!(
+        "state_directory = {state:?}\nexport_directory = {:?}\nmaster_key = {:?}\n\
+         listen_api = \"{address}:{API_PORT}\"\nlisten_link = {own:?}\npublic_addresses = {public:?}\n\
+         regions = [\"us-east\", \"eu-west\"]\nunreachable_after_seconds = {}\ngrace_seconds = {}\n\n\
+         [link]\nidle_timeout_seconds = {}\n\n\
+         [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = 2\n\n\
+         [alerts]\nfor_seconds = {}\ngroup_wait_seconds = 0\ngroup_interval_seconds = 1\n\n",
+        folder.join("exports"),
+        folder.join("master.key"),
+        options.unreachable_seconds,
+        options.grace_seconds,
+        options.idle_seconds,
+        options.report_seconds,
+        options.for_seconds,
+    );
+    write!(text, "[[size]]\nname = \"small\"\ncores = 1\nmemory_mib = 64\ndisk_mib = 64\n\n").unwrap();
+    write!(
+        text,
+        "[[image]]\nname = \"hello\"\nfile = {image:?}\nengine = \"{engine}\"\nformat = \"raw\"\n\
+         minimum_disk_mib = 1\ndefault = true\n"
+    )
+    .unwrap();
+    let config = folder.join("orchestrator.toml");
+    fs::write(&config, text).unwrap();
+    config
+}
