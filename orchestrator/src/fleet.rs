@@ -34,7 +34,7 @@ pub mod view;
 pub mod vps;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use decider::LoadError;
 pub use decision::Decision;

@@ -1,6 +1,7 @@
 //! CHOM: the orchestrator.
 
 pub mod alerts;
+pub mod api;
 pub mod clock;
 pub mod config;
 mod durable_file;
@@ -13,6 +14,7 @@ pub mod init;
 pub mod placement;
 pub mod run;
 pub mod session;
+pub mod prometheus;
 pub mod store;
 pub mod supervise;
 

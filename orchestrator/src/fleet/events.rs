@@ -45,10 +45,11 @@ pub struct EventRing {
 }
 
 impl EventRing {
-    /// An empty ring.
+    /// An empty ring. Events are counted from 1, so that there is an id before the first: a watcher that has seen none yet
+    /// resumes from there.
     #[must_use]
     pub fn new(started_at: UnixMillis) -> Self {
-        Self { epoch: started_at.0, kept: Mutex::default(), next: watch::Sender::new(0) }
+        Self { epoch: started_at.0, kept: Mutex::default(), next: watch::Sender::new(1) }
     }
 
     pub(super) fn push(&self, event: Event) {

@@ -30,22 +30,22 @@ use crate::store::seal::MasterKey;
 use crate::store::{Commit, Meta, Store, encode, sled};
 
 /// A fleet on a store of its own.
-pub(super) struct World {
-    pub(super) fleet: Fleet,
-    pub(super) folder: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) fleet: Fleet,
+    pub(crate) folder: tempfile::TempDir,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-pub(super) fn caller() -> Caller {
+pub(crate) fn caller() -> Caller {
     Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(7)) }
 }
 
-pub(super) fn catalogue() -> Catalogue {
+pub(crate) fn catalogue() -> Catalogue {
     let image = Image {
         reference: ImageReference {
             name: name("hello"),
@@ -72,7 +72,7 @@ pub(super) fn catalogue() -> Catalogue {
 }
 
 impl World {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let master = MasterKey::create(&folder.path().join("master-key")).unwrap();
         let store = open(&folder);
@@ -84,7 +84,7 @@ impl World {
         Self::start(folder, store, catalogue()).await
     }
 
-    pub(super) async fn start(
+    pub(crate) async fn start(
         folder: tempfile::TempDir,
         store: Arc<dyn Store>,
         catalogue: Catalogue,
@@ -99,13 +99,13 @@ impl World {
     }
 
     /// Stops everything and starts again on the same store.
-    pub(super) async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         let folder = self.end().await;
         let store = open(&folder);
         Self::start(folder, store, catalogue()).await
     }
 
-    pub(super) async fn end(self) -> tempfile::TempDir {
+    pub(crate) async fn end(self) -> tempfile::TempDir {
         let Self { fleet, folder, stop, tasks } = self;
         stop.cancel();
         tasks.close();
@@ -115,7 +115,7 @@ impl World {
     }
 
     /// A host that has enrolled and reported, with room for `vps` VPSs of size `small`.
-    pub(super) async fn host(&self, host: &str, region: &str, vps: u64) -> HostId {
+    pub(crate) async fn host(&self, host: &str, region: &str, vps: u64) -> HostId {
         let request = AddHost { name: name(host), region: name(region), host: None };
         let added = self.fleet.add_host(&caller(), RequestMark::default(), request).await.unwrap().value;
         let code: chom_certs::JoinCode = added.join_code.parse().unwrap();
@@ -134,20 +134,20 @@ impl World {
         added.host
     }
 
-    pub(super) async fn create(&self, vps: &str, region: &str) -> Result<Done<VpsAccepted>, FleetError> {
+    pub(crate) async fn create(&self, vps: &str, region: &str) -> Result<Done<VpsAccepted>, FleetError> {
         self.fleet.create_vps(&caller(), RequestMark::default(), request(vps, region)).await
     }
 
-    pub(super) async fn act(&self, vps: VpsId, action: Action) -> Result<VpsAccepted, FleetError> {
+    pub(crate) async fn act(&self, vps: VpsId, action: Action) -> Result<VpsAccepted, FleetError> {
         self.fleet.act(&caller(), RequestMark::default(), vps, action).await.map(|done| done.value)
     }
 
-    pub(super) fn operation(&self, id: OperationId) -> OperationRow {
+    pub(crate) fn operation(&self, id: OperationId) -> OperationRow {
         self.fleet.state().get::<OperationRow>(&id).unwrap().clone()
     }
 
     /// The host reports that all is as it should be, tombstones carried out.
-    pub(super) async fn converge(&self, host: HostId) {
+    pub(crate) async fn converge(&self, host: HostId) {
         let spec = self.fleet.spec(host).unwrap();
         let mut status = self.status_of(host);
         (status.accepted, status.reconciled) = (spec.generation, spec.generation);
@@ -168,12 +168,12 @@ impl World {
         self.fleet.observe(host, status).await.unwrap();
     }
 
-    pub(super) fn status_of(&self, host: HostId) -> HostStatus {
+    pub(crate) fn status_of(&self, host: HostId) -> HostStatus {
         let observation = self.fleet.observations().of(host).unwrap();
         observation.status.as_deref().cloned().unwrap_or_else(empty_status)
     }
 
-    pub(super) fn standing(&self, host: HostId) -> Result<Standing, FleetError> {
+    pub(crate) fn standing(&self, host: HostId) -> Result<Standing, FleetError> {
         let state = self.fleet.state();
         let certificate = state.get::<HostRow>(&host).unwrap().certificate.clone().unwrap();
         let peer = PeerIdentity {
@@ -195,13 +195,13 @@ impl World {
     }
 }
 
-pub(super) fn open(folder: &tempfile::TempDir) -> Arc<dyn Store> {
+pub(crate) fn open(folder: &tempfile::TempDir) -> Arc<dyn Store> {
     let options =
         sled::Options { folder: folder.path().join("store"), exports: folder.path().join("exports") };
     sled::open(&options).unwrap()
 }
 
-pub(super) fn request(vps: &str, region: &str) -> CreateVps {
+pub(crate) fn request(vps: &str, region: &str) -> CreateVps {
     CreateVps {
         name: name(vps),
         region: name(region),
@@ -213,7 +213,7 @@ pub(super) fn request(vps: &str, region: &str) -> CreateVps {
     }
 }
 
-pub(super) fn seen(state: VpsState, start_count: u64) -> VpsStatus {
+pub(crate) fn seen(state: VpsState, start_count: u64) -> VpsStatus {
     VpsStatus { state, placement: 1, start_count, since: UnixMillis(0), problem: None, progress: None }
 }
 

@@ -1,0 +1,115 @@
+//! The admin API: JSON over HTTPS for chomctl, the console and scripts. Handlers are thin: authorise, call one use case of
+//! `fleet`, convert to a view. Nothing here decides, stores, or waits for a host; reads are snapshots of memory.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::fleet::Fleet;
+use crate::history::History;
+use crate::prometheus::HttpMetrics;
+use crate::store::Store;
+
+mod answer;
+mod auth;
+mod catalogue;
+mod document;
+mod envelope;
+mod events;
+mod hosts;
+mod operations;
+mod page;
+mod problem;
+mod request;
+mod server;
+mod system;
+mod vps_servers;
+
+#[cfg(test)]
+mod tests;
+
+pub use server::{ServeError, serve};
+
+/// Bodies in memory at once, each up to `BODY_BYTES_MAX`: 64 MiB together. More wait for their turn, within the deadline.
+const BODIES_MAX: usize = 256;
+
+/// What handlers work with. Clones are handles to the same.
+#[derive(Clone)]
+pub struct App {
+    fleet: Fleet,
+    store: Arc<dyn Store>,
+    history: Arc<History>,
+    stop: CancellationToken,
+    http: HttpMetrics,
+    streams: events::Streams,
+    bodies: Arc<Semaphore>,
+    probe: Arc<Mutex<()>>,
+    document: Bytes,
+}
+
+impl App {
+    /// Makes the API of a fleet. `store` is only asked whether it still takes commits. Event streams end, and `/readyz`
+    /// says no, when `stop` is cancelled.
+    #[must_use]
+    pub fn new(fleet: Fleet, store: Arc<dyn Store>, history: Arc<History>, stop: CancellationToken) -> Self {
+        Self {
+            fleet,
+            store,
+            history,
+            stop,
+            http: HttpMetrics::default(),
+            streams: events::Streams::default(),
+            bodies: Arc::new(Semaphore::new(BODIES_MAX)),
+            probe: Arc::default(),
+            document: Bytes::new(),
+        }
+    }
+}
+
+/// Every route, with what every answer has: security headers, problem documents, a deadline.
+pub fn router(app: App) -> Router {
+    let (router, document) = routes().split_for_parts();
+    let app = App { document: document::render(document), ..app };
+    envelope::around(router.fallback(problem::no_such_path), app)
+}
+
+/// The OpenAPI description of every route.
+#[must_use]
+pub fn document() -> OpenApi {
+    document::complete(routes().split_for_parts().1)
+}
+
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(document::preamble())
+        .routes(routes!(catalogue::regions))
+        .routes(routes!(catalogue::sizes))
+        .routes(routes!(catalogue::images))
+        .routes(routes!(hosts::list, hosts::add))
+        .routes(routes!(hosts::show))
+        .routes(routes!(hosts::cordon))
+        .routes(routes!(hosts::forget))
+        .routes(routes!(hosts::revoke))
+        .routes(routes!(hosts::ledger, hosts::resolve_ledger))
+        .routes(routes!(hosts::allow_destroys))
+        .routes(routes!(vps_servers::list, vps_servers::create))
+        .routes(routes!(vps_servers::show, vps_servers::delete))
+        .routes(routes!(vps_servers::start))
+        .routes(routes!(vps_servers::stop))
+        .routes(routes!(vps_servers::restart))
+        .routes(routes!(vps_servers::undelete))
+        .routes(routes!(vps_servers::purge))
+        .routes(routes!(vps_servers::hold))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show))
+        .routes(routes!(events::watch))
+        .routes(routes!(system::openapi))
+        .routes(routes!(system::healthz))
+        .routes(routes!(system::readyz))
+        .routes(routes!(system::metrics))
+}

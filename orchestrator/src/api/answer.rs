@@ -1,0 +1,105 @@
+//! Answers of handlers: a view as JSON, written straight to bytes, with the headers that go with it.
+
+use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chom_protocol::api::Page;
+use chom_protocol::api::hosts::{HostAdded, HostView};
+use chom_protocol::api::vps_servers::{VpsAccepted, VpsView};
+use serde::Serialize;
+
+use crate::api::problem::{ApiError, Kind};
+use crate::fleet::Done;
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// A view that stands for one row, or for what became of it.
+pub(super) trait Row: Serialize {
+    /// The row's revision, where it has one.
+    fn revision(&self) -> Option<u64> {
+        None
+    }
+
+    /// Where to look next, where that is somewhere else.
+    fn location(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Row for HostView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
+impl Row for HostAdded {
+    fn location(&self) -> Option<String> {
+        Some(format!("/api/hosts/{}", self.host))
+    }
+}
+
+impl Row for VpsView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
+impl Row for VpsAccepted {
+    fn revision(&self) -> Option<u64> {
+        Some(self.vps.revision)
+    }
+
+    fn location(&self) -> Option<String> {
+        Some(format!("/api/operations/{}", self.operation.id))
+    }
+}
+
+impl Row for chom_protocol::api::hosts::LedgerView {}
+impl Row for chom_protocol::api::operations::OperationView {}
+
+/// The answer to a read of one row.
+pub(super) fn row<T: Row>(view: &T) -> Response {
+    write(StatusCode::OK, view)
+}
+
+/// The answer to a read of a list.
+pub(super) fn page<T: Serialize>(page: &Page<T>) -> Response {
+    json(StatusCode::OK, page)
+}
+
+/// The answer to a mutation, the same again when it is replayed.
+pub(super) fn done<T: Row>(status: StatusCode, done: &Done<T>) -> Response {
+    let mut response = write(status, &done.value);
+    let headers = response.headers_mut();
+    if let Some(location) = done.value.location().and_then(|text| HeaderValue::from_str(&text).ok()) {
+        headers.insert(LOCATION, location);
+    }
+    if done.replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+fn write<T: Row>(status: StatusCode, view: &T) -> Response {
+    let mut response = json(status, view);
+    if let Some(tag) =
+        view.revision().and_then(|revision| HeaderValue::from_str(&format!("\"{revision}\"")).ok())
+    {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+/// Bytes reserved for an answer: one row fits.
+const ANSWER_BYTES_USUAL: usize = 1024;
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    let mut bytes = Vec::with_capacity(ANSWER_BYTES_USUAL);
+    match serde_json::to_writer(&mut bytes, value) {
+        Ok(()) => {
+            (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response()
+        }
+        Err(error) => ApiError::new(Kind::Internal, format!("the answer cannot be written as JSON: {error}"))
+            .into_response(),
+    }
+}

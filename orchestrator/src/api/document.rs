@@ -1,0 +1,78 @@
+//! The OpenAPI 3.1 description: made from the handlers, completed with what all of them have in common.
+
+use axum::body::Bytes;
+use chom_protocol::api::Problem;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{Components, Object, Ref, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Info, OpenApi, OpenApiBuilder, RefOr, Required, ResponseBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+const SCHEME: &str = "bearer";
+const PROBLEM: &str = "problem";
+
+/// What stands before the first path.
+pub(super) fn preamble() -> OpenApi {
+    let mut info = Info::new("CHOM", env!("CARGO_PKG_VERSION"));
+    info.description = Some(
+        "The admin API of a fleet of VPS hosts. Changes answer at once with an operation to wait for. Every error is a \
+         problem document that says what was wrong, where, and what to do."
+            .to_owned(),
+    );
+    OpenApiBuilder::new().info(info).build()
+}
+
+/// Adds what all operations have: the token, the problem answer, and the headers of changes.
+pub(super) fn complete(mut document: OpenApi) -> OpenApi {
+    let components = document.components.get_or_insert_with(Components::new);
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("chom-api-…").build();
+    components.add_security_scheme(SCHEME, SecurityScheme::Http(bearer));
+    components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+    let answer = ResponseBuilder::new()
+        .description("What was wrong, where, and what to do.")
+        .content("application/problem+json", problem)
+        .build();
+    components.responses.insert(PROBLEM.to_owned(), RefOr::T(answer));
+    document.security = Some(vec![SecurityRequirement::new(SCHEME, Vec::<String>::new())]);
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+            operation
+                .responses
+                .responses
+                .insert("default".to_owned(), RefOr::Ref(Ref::from_response_name(PROBLEM)));
+        }
+        for operation in [&mut item.post, &mut item.delete].into_iter().flatten() {
+            take_headers(operation);
+        }
+    }
+    document
+}
+
+fn take_headers(operation: &mut Operation) {
+    let parameters = operation.parameters.get_or_insert_default();
+    parameters.push(header("Idempotency-Key", "1 to 255 visible ASCII characters. The same request with the same key, within a day, is carried out once and gets the same answer.").into());
+    parameters.push(
+        header(
+            "If-Match",
+            "The `ETag` of the row as it was read; the change is refused (412) if the row has changed since.",
+        )
+        .into(),
+    );
+}
+
+fn header(name: &str, description: &str) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(Object::with_type(Type::String)))
+        .build()
+}
+
+/// The document as it is served.
+pub(super) fn render(document: OpenApi) -> Bytes {
+    // It is made of strings and lists alone, which always have a JSON text; a test reads it back.
+    serde_json::to_vec(&complete(document)).unwrap_or_default().into()
+}

@@ -1,0 +1,153 @@
+//! Hosts: shown with their newest readings, invited, cordoned, forgotten, revoked; and their ledgers after a restore.
+
+use std::ops::Bound;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use chom_protocol::HostId;
+use chom_protocol::api::hosts::{
+    AddHost, ForgetHost, HostAdded, HostView, LedgerView, ResolveLedger, SetCordon,
+};
+use chom_protocol::api::{Page, PageQuery};
+
+use crate::api::page::Paging;
+use crate::api::problem::ApiError;
+use crate::api::request::{Mutation, Order, RowId, RowKey};
+use crate::api::{App, answer};
+use crate::clock;
+use crate::fleet::rows::HostRow;
+use crate::fleet::{Caller, FleetError, view};
+
+/// Lists the hosts, oldest first.
+#[utoipa::path(get, path = "/api/hosts", tag = "hosts", operation_id = "list_hosts", params(PageQuery),
+    responses((status = 200, description = "A page of hosts.", body = Page<HostView>)))]
+pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
+    let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
+    let (catalogue, now) = (app.fleet.catalogue(), clock::now());
+    paging.page(
+        "hosts",
+        |from: Bound<HostId>| {
+            state.hosts.range((from, Bound::Unbounded)).map(|(_, stored)| stored.row.as_ref())
+        },
+        |row| row.id,
+        |row| {
+            let observation = observations.get(&row.id).map(AsRef::as_ref);
+            let shown = view::host(&state, catalogue, row, observation, now);
+            HostView { usage: app.history.usage(row.id, now), ..shown }
+        },
+    )
+}
+
+/// Shows a host.
+#[utoipa::path(get, path = "/api/hosts/{host}", tag = "hosts", operation_id = "show_host",
+    params(("host" = String, Path, description = "Its id, or its name in the fleet.")),
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn show(
+    State(app): State<App>,
+    _: Caller,
+    key: RowKey<HostId>,
+) -> Result<Response, ApiError> {
+    let state = app.fleet.state();
+    let row = match &key {
+        RowKey::Id(id) => state.get::<HostRow>(id).ok_or_else(|| FleetError::not_found("host", id))?,
+        RowKey::Name(name) => state.host_named(name).ok_or_else(|| FleetError::not_found("host", name))?,
+    };
+    let (observation, now) = (app.fleet.observations().of(row.id), clock::now());
+    let shown = view::host(&state, app.fleet.catalogue(), row, observation.as_deref(), now);
+    Ok(answer::row(&HostView { usage: app.history.usage(row.id, now), ..shown }))
+}
+
+/// Asks for an enrolment token: the line to paste on the new host. It is shown once.
+#[utoipa::path(post, path = "/api/hosts", tag = "hosts", operation_id = "add_host", request_body = AddHost,
+    responses((status = 201, description = "The token.", body = HostAdded)))]
+pub(super) async fn add(
+    State(app): State<App>,
+    caller: Caller,
+    request: Mutation<AddHost>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.add_host(&caller, request.mark, request.body).await?;
+    Ok(answer::done(StatusCode::CREATED, &done))
+}
+
+/// Sets or clears a host's cordon. Readings are left out of the answer, here and in every answer to a change.
+#[utoipa::path(post, path = "/api/hosts/{host}/cordon", tag = "hosts", operation_id = "cordon_host",
+    params(("host" = HostId, Path, description = "Its id.")), request_body = SetCordon,
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn cordon(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(host): RowId<HostId>,
+    request: Mutation<SetCordon>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.cordon(&caller, request.mark, host, request.body).await?;
+    Ok(answer::done(StatusCode::OK, &done))
+}
+
+/// Puts a host out of the fleet. If it returns it may only report; its VPSs are listed as orphans and left alone.
+#[utoipa::path(post, path = "/api/hosts/{host}/forget", tag = "hosts", operation_id = "forget_host",
+    params(("host" = HostId, Path, description = "Its id.")), request_body = ForgetHost,
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn forget(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(host): RowId<HostId>,
+    request: Mutation<ForgetHost>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.forget_host(&caller, request.mark, host, request.body).await?;
+    Ok(answer::done(StatusCode::OK, &done))
+}
+
+/// Makes a host's certificate open nothing any more; its connection ends at once.
+#[utoipa::path(post, path = "/api/hosts/{host}/revoke", tag = "hosts", operation_id = "revoke_host",
+    params(("host" = HostId, Path, description = "Its id.")),
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn revoke(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(host): RowId<HostId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.revoke_host(&caller, order.mark, host).await?;
+    Ok(answer::done(StatusCode::OK, &done))
+}
+
+/// Shows a held host's ledger beside the restored rows.
+#[utoipa::path(get, path = "/api/hosts/{host}/ledger", tag = "hosts", operation_id = "show_ledger",
+    params(("host" = HostId, Path, description = "Its id.")),
+    responses((status = 200, description = "What differs.", body = LedgerView)))]
+pub(super) async fn ledger(
+    State(app): State<App>,
+    _: Caller,
+    RowId(host): RowId<HostId>,
+) -> Result<Response, ApiError> {
+    Ok(answer::row(&app.fleet.ledger_view(host)?))
+}
+
+/// Says which is right: a held host's ledger or the restored rows.
+#[utoipa::path(post, path = "/api/hosts/{host}/ledger", tag = "hosts", operation_id = "resolve_ledger",
+    params(("host" = HostId, Path, description = "Its id.")), request_body = ResolveLedger,
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn resolve_ledger(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(host): RowId<HostId>,
+    request: Mutation<ResolveLedger>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.resolve_ledger(&caller, request.mark, host, request.body).await?;
+    Ok(answer::done(StatusCode::OK, &done))
+}
+
+/// Lifts a host's cap on destroys for an hour.
+#[utoipa::path(post, path = "/api/hosts/{host}/allow-destroys", tag = "hosts", operation_id = "allow_destroys",
+    params(("host" = HostId, Path, description = "Its id.")),
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn allow_destroys(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(host): RowId<HostId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.allow_destroys(&caller, order.mark, host).await?;
+    Ok(answer::done(StatusCode::OK, &done))
+}

@@ -1,0 +1,45 @@
+//! Operations: how far changes are.
+
+use std::ops::Bound;
+
+use axum::extract::State;
+use axum::response::Response;
+use chom_protocol::OperationId;
+use chom_protocol::api::operations::OperationView;
+use chom_protocol::api::{Page, PageQuery};
+
+use crate::api::page::Paging;
+use crate::api::problem::ApiError;
+use crate::api::request::RowId;
+use crate::api::{App, answer};
+use crate::fleet::rows::OperationRow;
+use crate::fleet::{Caller, FleetError, view};
+
+/// Lists the operations, oldest first.
+#[utoipa::path(get, path = "/api/operations", tag = "operations", operation_id = "list_operations", params(PageQuery),
+    responses((status = 200, description = "A page of operations.", body = Page<OperationView>)))]
+pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
+    let state = app.fleet.state();
+    paging.page(
+        "operations",
+        |from: Bound<OperationId>| {
+            state.operations.range((from, Bound::Unbounded)).map(|(_, stored)| &stored.row)
+        },
+        |row| row.id,
+        |row| view::operation(row),
+    )
+}
+
+/// Shows an operation.
+#[utoipa::path(get, path = "/api/operations/{operation}", tag = "operations", operation_id = "show_operation",
+    params(("operation" = OperationId, Path, description = "Its id.")),
+    responses((status = 200, description = "The operation.", body = OperationView)))]
+pub(super) async fn show(
+    State(app): State<App>,
+    _: Caller,
+    RowId(id): RowId<OperationId>,
+) -> Result<Response, ApiError> {
+    let state = app.fleet.state();
+    let row = state.get::<OperationRow>(&id).ok_or_else(|| FleetError::not_found("operation", id))?;
+    Ok(answer::row(&view::operation(row)))
+}

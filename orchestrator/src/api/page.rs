@@ -1,0 +1,105 @@
+//! Lists by pages: a cursor names the last row that was given, so that rows made or removed meanwhile move nothing. A page
+//! touches only its own rows.
+
+use std::fmt::Display;
+use std::ops::Bound;
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use axum::response::Response;
+use chom_protocol::api::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, Page};
+use data_encoding::BASE64URL_NOPAD;
+use serde::Serialize;
+
+use crate::api::answer;
+use crate::api::problem::{ApiError, Kind, shown};
+
+/// Which part of a list is asked for.
+pub(super) struct Paging {
+    limit: usize,
+    cursor: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Paging {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unreadable =
+            |_| ApiError::new(Kind::Malformed, "the parameters cannot be read; percent-encode them");
+        let Query(pairs) =
+            Query::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(unreadable)?;
+        let (mut limit, mut cursor) = (PAGE_ROWS_DEFAULT, None);
+        for (name, value) in pairs {
+            match name.as_str() {
+                "limit" => limit = rows(&value)?,
+                "cursor" => cursor = Some(value),
+                other => {
+                    let other = shown(other);
+                    let detail = format!("lists know no parameter `{other}`; they take `limit` and `cursor`");
+                    return Err(ApiError::new(Kind::Malformed, detail).at(other));
+                }
+            }
+        }
+        Ok(Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), cursor })
+    }
+}
+
+fn rows(text: &str) -> Result<u32, ApiError> {
+    text.parse().ok().filter(|rows| (1..=PAGE_ROWS_MAX).contains(rows)).ok_or_else(|| {
+        let detail = format!("`{}` is no limit; give a number from 1 to {PAGE_ROWS_MAX}", shown(text));
+        ApiError::new(Kind::Malformed, detail).at("limit")
+    })
+}
+
+impl Paging {
+    /// The page of a list named `list`: `rows` gives its rows in order from a bound on, `key` a row's place in that order.
+    ///
+    /// # Errors
+    /// When the cursor is not one of this list.
+    pub(super) fn page<K, R, I, T>(
+        &self,
+        list: &str,
+        rows: impl FnOnce(Bound<K>) -> I,
+        key: impl Fn(&R) -> K,
+        view: impl Fn(R) -> T,
+    ) -> Result<Response, ApiError>
+    where
+        K: FromStr + Display,
+        I: Iterator<Item = R>,
+        T: Serialize,
+    {
+        let from = match &self.cursor {
+            None => Bound::Unbounded,
+            Some(cursor) => Bound::Excluded(read_cursor(list, cursor)?),
+        };
+        let mut rows = rows(from).peekable();
+        let mut items = Vec::with_capacity(self.limit.min(rows.size_hint().1.unwrap_or(self.limit)));
+        let mut last = None;
+        while items.len() < self.limit
+            && let Some(row) = rows.next()
+        {
+            if items.len() + 1 == self.limit {
+                last = Some(key(&row));
+            }
+            items.push(view(row));
+        }
+        let more = rows.peek().is_some();
+        let next_cursor = last.filter(|_| more).map(|last| write_cursor(list, &last));
+        Ok(answer::page(&Page { items, next_cursor }))
+    }
+}
+
+fn write_cursor(list: &str, last: &impl Display) -> String {
+    BASE64URL_NOPAD.encode(format!("{list} {last}").as_bytes())
+}
+
+fn read_cursor<K: FromStr>(list: &str, cursor: &str) -> Result<K, ApiError> {
+    let bytes = BASE64URL_NOPAD.decode(cursor.as_bytes()).ok();
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    let last = text.as_deref().and_then(|text| text.strip_prefix(list)?.strip_prefix(' ')?.parse().ok());
+    last.ok_or_else(|| {
+        let detail = "this cursor is not one of this list; take `next_cursor` of the page before, or begin without one";
+        ApiError::new(Kind::Malformed, detail).at("cursor")
+    })
+}

@@ -1,0 +1,269 @@
+//! What handlers take from a request, judged before any of them runs: row keys, bodies, `Idempotency-Key`, `If-Match`.
+//! Every refusal names the part at fault.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use chom_protocol::Name;
+use chom_protocol::api::BODY_BYTES_MAX;
+use chom_protocol::id::IdError;
+use chom_protocol::vps::Sha256;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
+
+use crate::api::App;
+use crate::api::problem::{ApiError, Kind, shown};
+use crate::fleet::RequestMark;
+use crate::store::Revision;
+
+/// `Idempotency-Key`.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Longest idempotency key; a UUID has 36 characters.
+const IDEMPOTENCY_KEY_CHARACTERS_MAX: usize = 255;
+/// A body that has not arrived by then is not waited for.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What follows the list's path: an id, or a name.
+pub(super) enum RowKey<I> {
+    Id(I),
+    Name(Name),
+}
+
+impl<I, S> FromRequestParts<S> for RowKey<I>
+where
+    I: FromStr,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = last_of_path(parts, state).await?;
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        text.parse().map(Self::Name).map_err(|error| ApiError::new(Kind::NotFound, format!("{error}")))
+    }
+}
+
+/// The id in a path. Mutations take no names: when the same request comes again, its name may mean another row.
+pub(super) struct RowId<I>(pub(super) I);
+
+impl<I, S> FromRequestParts<S> for RowId<I>
+where
+    I: FromStr<Err = IdError>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = last_of_path(parts, state).await?;
+        text.parse().map(Self).map_err(|error: IdError| {
+            let IdError { kind, text } = error;
+            let text = shown(&text);
+            let detail = format!(
+                "`{text}` is no {kind} id, and this path takes no names: read the row to learn its id"
+            );
+            ApiError::new(Kind::NotFound, detail)
+        })
+    }
+}
+
+async fn last_of_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, ApiError> {
+    let Path(text) = Path::<String>::from_request_parts(parts, state)
+        .await
+        .map_err(|_| ApiError::new(Kind::Malformed, "the path has characters that are no UTF-8 text"))?;
+    Ok(text)
+}
+
+/// A mutation with a JSON body.
+pub(super) struct Mutation<T> {
+    pub(super) mark: RequestMark,
+    pub(super) body: T,
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        no_query(&parts)?;
+        check_media_type(&parts.headers)?;
+        let bytes = read(app, &parts.headers, body).await?;
+        Ok(Self { mark: mark(&parts, &bytes)?, body: parse(&bytes)? })
+    }
+}
+
+/// A mutation that needs no words beyond its path: its body is empty, or `{}`.
+pub(super) struct Order {
+    pub(super) mark: RequestMark,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl FromRequest<App> for Order {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        no_query(&parts)?;
+        let bytes = read(app, &parts.headers, body).await?;
+        if !bytes.is_empty() {
+            check_media_type(&parts.headers)?;
+            let Nothing {} = parse(&bytes)?;
+        }
+        Ok(Self { mark: mark(&parts, &bytes)? })
+    }
+}
+
+/// A parameter that is silently passed over may be one that was meant to hold the mutation back.
+fn no_query(parts: &Parts) -> Result<(), ApiError> {
+    match parts.uri.query() {
+        None | Some("") => Ok(()),
+        Some(query) => {
+            let detail = format!("this path takes no parameters; leave `?{}` away", shown(query));
+            Err(ApiError::new(Kind::Malformed, detail))
+        }
+    }
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let essence = given.as_deref().and_then(|text| text.split(';').next()).map(str::trim);
+    match essence {
+        Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(()),
+        Some(other) => Err(format!("the body is said to be `{}`", shown(other))),
+        None => Err("the request does not say what its body is".to_owned()),
+    }
+    .map_err(|what| {
+        let detail = format!("{what}; send JSON with `Content-Type: application/json`");
+        ApiError::new(Kind::MediaType, detail).at("Content-Type")
+    })
+}
+
+async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    let going_down =
+        |_| ApiError::new(Kind::Unavailable, "the orchestrator is shutting down; try again in a moment");
+    let _room = app.bodies.acquire().await.map_err(going_down)?;
+    let collected = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    match collected {
+        Err(_) => {
+            let detail =
+                format!("the body did not arrive within {} s; send it again", BODY_DEADLINE.as_secs());
+            Err(ApiError::new(Kind::Timeout, detail))
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(ApiError::new(Kind::Malformed, "the body broke off; send it again")),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+    }
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(Kind::TooLarge, format!("the body has more than {BODY_BYTES_MAX} bytes; send less"))
+}
+
+/// Reads a JSON object of a known shape; says where it has another.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // A list would be taken for the fields in their order, which nobody promised.
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => {}
+        None => return Err(ApiError::new(Kind::Malformed, "the body is empty; send a JSON object")),
+        Some(_) => {
+            let checked = serde_json::from_slice::<serde::de::IgnoredAny>(bytes);
+            checked.map_err(|error| malformed(&error))?;
+            return Err(ApiError::new(Kind::Invalid, "the body is JSON, but no object; send `{…}`"));
+        }
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let location = pointer(error.path());
+        let cause = error.into_inner();
+        match cause.classify() {
+            serde_json::error::Category::Data => {
+                let position = format!(" at line {} column {}", cause.line(), cause.column());
+                let error = ApiError::new(Kind::Invalid, cause.to_string().replace(&position, ""));
+                if location.is_empty() { error } else { error.at(location) }
+            }
+            _ => malformed(&cause),
+        }
+    })?;
+    json.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> ApiError {
+    ApiError::new(Kind::Malformed, format!("the body is no JSON: {error}"))
+}
+
+/// Where in a document, as a JSON pointer (RFC 6901).
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                pointer.push('/');
+                pointer.push_str(&shown(key).replace('~', "~0").replace('/', "~1"));
+            }
+            Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+fn mark(parts: &Parts, body: &[u8]) -> Result<RequestMark, ApiError> {
+    let key = idempotency_key(&parts.headers)?;
+    let idempotency = key.map(|key| {
+        let mut whole = format!("{}\n{}\n", parts.method, parts.uri.path()).into_bytes();
+        whole.extend_from_slice(body);
+        (key, Sha256::of(&whole))
+    });
+    Ok(RequestMark { idempotency, if_match: if_match(&parts.headers)? })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = only(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    let visible = |text: &&[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
+    let text = Some(value).filter(visible).filter(|text| text.len() <= IDEMPOTENCY_KEY_CHARACTERS_MAX);
+    text.map(|text| Some(String::from_utf8_lossy(text).into_owned())).ok_or_else(|| {
+        let detail = format!(
+            "an idempotency key has 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} visible ASCII characters; use a new UUID for each request"
+        );
+        ApiError::new(Kind::Malformed, detail).at("Idempotency-Key")
+    })
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
+    let Some(value) = only(headers, &IF_MATCH)? else { return Ok(None) };
+    if value == b"*" {
+        return Ok(None); // any revision of a row that exists; a mutation of one that does not is a 404 anyway
+    }
+    let text = std::str::from_utf8(value).ok();
+    let number = text.and_then(|text| text.strip_prefix('"')?.strip_suffix('"')?.parse().ok());
+    number.map(|number| Some(Revision(number))).ok_or_else(|| {
+        let detail = "If-Match takes the ETag that reading the row gave, such as \"42\" with its quotes";
+        ApiError::new(Kind::Malformed, detail).at("If-Match")
+    })
+}
+
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(|value| value.as_bytes())),
+        (_, Some(_)) => {
+            Err(ApiError::new(Kind::Malformed, "the header is given twice; give it once").at(name.as_str()))
+        }
+    }
+}

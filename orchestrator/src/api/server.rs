@@ -1,0 +1,217 @@
+//! The HTTPS listener: TLS, HTTP/1.1 and HTTP/2, with a bound on everything that a peer may hold or delay. It knows no route.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use chom_certs::{ServerCertificate, TlsError, https_server_config};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info, warn};
+
+use crate::supervise::Supervisor;
+
+/// Connections at once, each up to about 100 KiB: more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 1024;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// All headers of a request together.
+const HEADER_BYTES_MAX: u32 = 32 * 1024;
+/// A peer that does not finish the TLS handshake by then is not waited for.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// The same for the headers of a request (HTTP/1.1).
+const HEADER_DEADLINE: Duration = Duration::from_secs(30);
+/// A connection without a request for this long, and at most twice as long, is closed.
+const IDLE_DEADLINE: Duration = Duration::from_secs(60);
+/// A peer that acknowledges nothing for this long is gone.
+const PEER_DEADLINE: Duration = Duration::from_secs(60);
+/// Requests under way may end for so long when the orchestrator goes down.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: most often file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The server's certificate.
+    #[error("the API's certificate cannot be used")]
+    Tls(#[source] TlsError),
+    /// The listener.
+    #[error("the API's listener has no address")]
+    Listener(#[source] io::Error),
+}
+
+/// Serves until the supervisor's stop is cancelled; then takes no new connections and lets requests under way end.
+///
+/// # Errors
+/// When certificate and key do not fit each other.
+pub async fn serve(
+    router: Router,
+    listener: TcpListener,
+    certificate: &ServerCertificate,
+    tasks: &Supervisor,
+) -> Result<(), ServeError> {
+    let config = https_server_config(certificate).map_err(ServeError::Tls)?;
+    let tls = TlsAcceptor::from(Arc::new(config));
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let stop = tasks.stop();
+    let address = listener.local_addr().map_err(ServeError::Listener)?;
+    info!(%address, "the API is served");
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            // cancel-safe: a permit that was not taken is given back
+            accepted = accept(&listener, &room) => accepted,
+        };
+        let (stream, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection to the API");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = connection(stream, tls.clone(), router.clone(), tasks.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            connection.await;
+        });
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, Option<tokio::sync::OwnedSemaphorePermit>)> {
+    let permit = Arc::clone(room).acquire_owned().await.ok(); // never closed
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(PEER_DEADLINE))?;
+    Ok((stream, permit))
+}
+
+async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, tasks: Supervisor) {
+    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream));
+    let stream = tokio::select! {
+        () = tasks.stop().cancelled_owned() => return,
+        outcome = handshake => match outcome {
+            Ok(Ok(stream)) => stream,
+            // Scanners and clients that do not trust the CA: nothing that an admin should be told.
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    if let Err(error) = serve_requests(stream, router, tasks).await {
+        debug!(%error, "a connection to the API ended");
+    }
+}
+
+/// Serves until the peer leaves, is idle for too long, or the orchestrator stops.
+async fn serve_requests(
+    stream: TlsStream<TcpStream>,
+    router: Router,
+    tasks: Supervisor,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (activity, stop) = (Activity::default(), tasks.stop());
+    let builder = builder(&stream, tasks);
+    let service = {
+        let (activity, router) = (activity.clone(), TowerToHyperService::new(router));
+        service_fn(move |request: Request<Incoming>| {
+            let held = activity.begin();
+            let answer = router.call(request);
+            async move { answer.await.map(|response| response.map(|body| holding(body, held))) }
+        })
+    };
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = serving.as_mut() => return ended,
+        () = stop.cancelled() => {}
+        () = activity.idle() => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    tokio::time::timeout(DRAIN_DEADLINE, serving).await?
+}
+
+/// A body that holds something until its last byte is written.
+fn holding(body: Body, held: Held) -> impl hyper::body::Body<Data = Bytes, Error = axum::Error> {
+    body.map_frame(move |frame| {
+        let _held = &held;
+        frame
+    })
+}
+
+/// ALPN has said which HTTP it is, so that nothing has to be guessed from the first bytes.
+fn builder(stream: &TlsStream<TcpStream>, tasks: Supervisor) -> Builder<Tasks> {
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let mut builder = Builder::new(Tasks(tasks));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_DEADLINE)
+        .max_buf_size(HEADER_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX);
+    if is_h2 { builder.http2_only() } else { builder.http1_only() }
+}
+
+/// Lets hyper spawn the requests of an HTTP/2 connection where shutdown waits for them.
+#[derive(Clone)]
+struct Tasks(Supervisor);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+/// Whether a connection is in use.
+#[derive(Clone, Default)]
+struct Activity {
+    begun: Arc<AtomicU64>,
+    under_way: Arc<AtomicU64>,
+}
+
+impl Activity {
+    fn begin(&self) -> Held {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Held(Arc::clone(&self.under_way))
+    }
+
+    /// Waits until no request was begun for [`IDLE_DEADLINE`] and none is under way.
+    async fn idle(&self) {
+        loop {
+            let before = self.begun.load(Ordering::Relaxed);
+            tokio::time::sleep(IDLE_DEADLINE).await;
+            if self.under_way.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+}
+
+/// A request under way, until its answer is written or given up.
+struct Held(Arc<AtomicU64>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,92 @@
+//! The OpenAPI document.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+#[tokio::test]
+async fn the_document_lists_exactly_the_routes_of_the_issue() {
+    let found: BTreeSet<String> =
+        every_route().iter().map(|(method, path)| format!("{method} {path}")).collect();
+    let text: String = found.iter().map(|line| format!("{line}\n")).collect();
+    expect_test::expect![[r#"
+        DELETE /api/vps-servers/{vps}
+        GET /api/events
+        GET /api/hosts
+        GET /api/hosts/{host}
+        GET /api/hosts/{host}/ledger
+        GET /api/images
+        GET /api/openapi.json
+        GET /api/operations
+        GET /api/operations/{operation}
+        GET /api/regions
+        GET /api/sizes
+        GET /api/vps-servers
+        GET /api/vps-servers/{vps}
+        GET /healthz
+        GET /metrics
+        GET /readyz
+        POST /api/hosts
+        POST /api/hosts/{host}/allow-destroys
+        POST /api/hosts/{host}/cordon
+        POST /api/hosts/{host}/forget
+        POST /api/hosts/{host}/ledger
+        POST /api/hosts/{host}/revoke
+        POST /api/vps-servers
+        POST /api/vps-servers/{vps}/hold
+        POST /api/vps-servers/{vps}/purge
+        POST /api/vps-servers/{vps}/restart
+        POST /api/vps-servers/{vps}/start
+        POST /api/vps-servers/{vps}/stop
+        POST /api/vps-servers/{vps}/undelete
+    "#]]
+    .assert_eq(&text);
+}
+
+#[tokio::test]
+async fn the_document_is_openapi_3_1_and_every_reference_in_it_leads_somewhere() {
+    let api = Api::new().await;
+    let answer = api.get("/api/openapi.json").await;
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let document = answer.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    let mut references = Vec::new();
+    collect(&document, &mut references);
+    assert!(references.len() > 50);
+    for reference in references {
+        let pointer = reference.strip_prefix('#').expect("references stay inside");
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+}
+
+fn collect<'a>(value: &'a Value, references: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(map) => {
+            references.extend(map.get("$ref").and_then(Value::as_str));
+            map.values().for_each(|inner| collect(inner, references));
+        }
+        Value::Array(list) => list.iter().for_each(|inner| collect(inner, references)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn every_operation_has_an_id_of_its_own_a_summary_and_the_problem_answer() {
+    let document = serde_json::to_value(super::super::document()).unwrap();
+    let mut ids = BTreeSet::new();
+    for (method, path) in every_route() {
+        let operation = &document["paths"][&path][method.as_str().to_lowercase()];
+        let id = operation["operationId"].as_str().unwrap();
+        assert!(ids.insert(id.to_owned()), "{id} is there twice");
+        assert!(operation["summary"].as_str().is_some_and(|text| text.ends_with('.')), "{path}: {operation}");
+        assert_eq!(operation["responses"]["default"]["$ref"], "#/components/responses/problem", "{path}");
+        let is_change = method != Method::GET;
+        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+        assert_eq!(
+            parameters.iter().any(|given| given["name"] == "Idempotency-Key"),
+            is_change,
+            "{method} {path}"
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! The listener itself: TLS, shutdown.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::*;
+use crate::api::serve;
+use crate::supervise::Supervisor;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Served {
+    api: Api,
+    tasks: Supervisor,
+    address: std::net::SocketAddr,
+    connector: TlsConnector,
+}
+
+async fn served() -> Served {
+    let api = Api::new().await;
+    let authorities = api.world.fleet.authorities();
+    let certificate = authorities.signing().sign_server(&["localhost".to_owned()], clock::now()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authorities.signing().certificate_der().to_vec().into()).unwrap();
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tasks = Supervisor::new();
+    let (router, inner) = (api.router.clone(), tasks.clone());
+    tasks.service("api", async move { serve(router, listener, &certificate, &inner).await.unwrap() });
+    Served { api, tasks, address, connector: TlsConnector::from(Arc::new(config)) }
+}
+
+impl Served {
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    }
+
+    fn request(&self, path: &str, more: &str) -> String {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n{more}\r\n",
+            self.api.token
+        )
+    }
+}
+
+async fn read_to_end(stream: &mut TlsStream<TcpStream>) -> String {
+    let mut text = Vec::new();
+    // A peer that cuts without a TLS close is an end too.
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text))
+        .await
+        .expect("the connection should end");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[tokio::test]
+async fn the_api_answers_over_tls_by_the_fleets_own_ca() {
+    let served = served().await;
+    let mut stream = served.connect().await;
+    let request = served.request("/api/sizes", "Connection: close\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("strict-transport-security: max-age=31536000\r\n"), "{answer}");
+    assert!(answer.contains("\"name\":\"small\""), "{answer}");
+    served.tasks.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_ends_idle_connections_and_open_event_streams_and_takes_no_new_ones() {
+    let served = served().await;
+    let mut idle = served.connect().await;
+    let mut stream = served.connect().await;
+    stream.write_all(served.request("/api/events", "").as_bytes()).await.unwrap();
+    let mut begun = [0; 15];
+    stream.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200 OK");
+    served.api.stop.cancel();
+    served.tasks.shutdown(PATIENCE).await.unwrap();
+    read_to_end(&mut stream).await;
+    read_to_end(&mut idle).await;
+    assert!(TcpStream::connect(served.address).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_no_tls_disturbs_nobody() {
+    let served = served().await;
+    let mut plain = TcpStream::connect(served.address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut text = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, plain.read_to_end(&mut text)).await.expect("it is sent away");
+    let mut stream = served.connect().await;
+    stream.write_all(served.request("/healthz", "Connection: close\r\n").as_bytes()).await.unwrap();
+    assert!(read_to_end(&mut stream).await.ends_with("ok\n"));
+    served.tasks.shutdown(PATIENCE).await.unwrap();
+}

@@ -1,0 +1,171 @@
+//! VPSs: created, shown, switched, deleted, brought back, purged, held. Every change answers with the operation to wait for.
+
+use std::ops::Bound;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use chom_protocol::api::vps_servers::{CreateVps, SetHold, VpsAccepted, VpsView};
+use chom_protocol::api::{Page, PageQuery};
+use chom_protocol::{Name, VpsId};
+
+use crate::api::page::Paging;
+use crate::api::problem::ApiError;
+use crate::api::request::{Mutation, Order, RowId, RowKey};
+use crate::api::{App, answer};
+use crate::clock;
+use crate::fleet::rows::{VpsNameRow, VpsRow};
+use crate::fleet::vps::Action;
+use crate::fleet::{Caller, FleetError, RequestMark, view};
+
+/// Lists the VPSs, oldest first, deleted ones that are still kept included.
+#[utoipa::path(get, path = "/api/vps-servers", tag = "VPSs", operation_id = "list_vps", params(PageQuery),
+    responses((status = 200, description = "A page of VPSs.", body = Page<VpsView>)))]
+pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
+    let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
+    let (catalogue, now) = (app.fleet.catalogue(), clock::now());
+    paging.page(
+        "vps-servers",
+        |from: Bound<VpsId>| state.vps.range((from, Bound::Unbounded)).map(|(_, stored)| stored.row.as_ref()),
+        |row| row.spec.id,
+        |row| view::vps(&state, catalogue, row, observations.get(&row.host).map(AsRef::as_ref), now),
+    )
+}
+
+/// Shows a VPS.
+#[utoipa::path(get, path = "/api/vps-servers/{vps}", tag = "VPSs", operation_id = "show_vps",
+    params(("vps" = String, Path, description = "Its id, or its name.")),
+    responses((status = 200, description = "The VPS.", body = VpsView)))]
+pub(super) async fn show(
+    State(app): State<App>,
+    _: Caller,
+    key: RowKey<VpsId>,
+) -> Result<Response, ApiError> {
+    let state = app.fleet.state();
+    let row = match &key {
+        RowKey::Id(id) => state.get::<VpsRow>(id).ok_or_else(|| FleetError::not_found("VPS", id))?,
+        RowKey::Name(name) => {
+            let named = state.get::<VpsNameRow>(&(Name::default_tenant(), name.clone()));
+            let row = named.and_then(|named| state.get::<VpsRow>(&named.vps));
+            row.ok_or_else(|| FleetError::not_found("VPS", name))?
+        }
+    };
+    let observation = app.fleet.observations().of(row.host);
+    let shown = view::vps(&state, app.fleet.catalogue(), row, observation.as_deref(), clock::now());
+    Ok(answer::row(&shown))
+}
+
+/// Creates a VPS: finds a host and an address for it, and lets the host's agent make it.
+#[utoipa::path(post, path = "/api/vps-servers", tag = "VPSs", operation_id = "create_vps", request_body = CreateVps,
+    responses((status = 202, description = "It will be made.", body = VpsAccepted)))]
+pub(super) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    request: Mutation<CreateVps>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.create_vps(&caller, request.mark, request.body).await?;
+    Ok(answer::done(StatusCode::ACCEPTED, &done))
+}
+
+/// Switches a VPS on.
+#[utoipa::path(post, path = "/api/vps-servers/{vps}/start", tag = "VPSs", operation_id = "start_vps",
+    params(("vps" = VpsId, Path, description = "Its id.")),
+    responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
+pub(super) async fn start(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    act(app, caller, order.mark, vps, Action::Start).await
+}
+
+/// Switches a VPS off: gracefully, then by force.
+#[utoipa::path(post, path = "/api/vps-servers/{vps}/stop", tag = "VPSs", operation_id = "stop_vps",
+    params(("vps" = VpsId, Path, description = "Its id.")),
+    responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
+pub(super) async fn stop(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    act(app, caller, order.mark, vps, Action::Stop).await
+}
+
+/// Switches a VPS off and on.
+#[utoipa::path(post, path = "/api/vps-servers/{vps}/restart", tag = "VPSs", operation_id = "restart_vps",
+    params(("vps" = VpsId, Path, description = "Its id.")),
+    responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
+pub(super) async fn restart(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    act(app, caller, order.mark, vps, Action::Restart).await
+}
+
+/// Deletes a VPS: it is stopped, and kept until `purge_at`.
+#[utoipa::path(delete, path = "/api/vps-servers/{vps}", tag = "VPSs", operation_id = "delete_vps",
+    params(("vps" = VpsId, Path, description = "Its id.")),
+    responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
+pub(super) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    act(app, caller, order.mark, vps, Action::Delete).await
+}
+
+/// Brings a deleted VPS back.
+#[utoipa::path(post, path = "/api/vps-servers/{vps}/undelete", tag = "VPSs", operation_id = "undelete_vps",
+    params(("vps" = VpsId, Path, description = "Its id.")),
+    responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
+pub(super) async fn undelete(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    act(app, caller, order.mark, vps, Action::Undelete).await
+}
+
+/// Removes a deleted VPS for good, with its disk.
+#[utoipa::path(post, path = "/api/vps-servers/{vps}/purge", tag = "VPSs", operation_id = "purge_vps",
+    params(("vps" = VpsId, Path, description = "Its id.")),
+    responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
+pub(super) async fn purge(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    act(app, caller, order.mark, vps, Action::Purge).await
+}
+
+/// Stops or resumes reconciling a VPS, while somebody repairs it by hand.
+#[utoipa::path(post, path = "/api/vps-servers/{vps}/hold", tag = "VPSs", operation_id = "hold_vps",
+    params(("vps" = VpsId, Path, description = "Its id.")), request_body = SetHold,
+    responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
+pub(super) async fn hold(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    request: Mutation<SetHold>,
+) -> Result<Response, ApiError> {
+    let SetHold { hold } = request.body;
+    act(app, caller, request.mark, vps, if hold { Action::Hold } else { Action::Unhold }).await
+}
+
+async fn act(
+    app: App,
+    caller: Caller,
+    mark: RequestMark,
+    vps: VpsId,
+    action: Action,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.act(&caller, mark, vps, action).await?;
+    Ok(answer::done(StatusCode::ACCEPTED, &done))
+}
