@@ -12,9 +12,9 @@ pub mod history;
 pub mod images;
 pub mod init;
 pub mod placement;
+pub mod prometheus;
 pub mod run;
 pub mod session;
-pub mod prometheus;
 pub mod store;
 pub mod supervise;
 

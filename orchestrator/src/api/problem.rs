@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use chom_protocol::api::Problem;
 use tracing::error;
 
+use crate::chain;
 use crate::fleet::{ErrorKind, FleetError};
 use crate::store::CommitError;
 
@@ -134,18 +135,6 @@ impl From<FleetError> for ApiError {
         }
         Self { kind, detail, location: error.location().map(str::to_owned) }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl IntoResponse for ApiError {
