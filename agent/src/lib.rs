@@ -2,6 +2,7 @@
 //! one agent or thousands.
 
 pub mod clock;
+pub mod collect;
 pub mod driver;
 pub mod durable;
 pub mod reconcile;
