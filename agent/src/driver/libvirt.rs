@@ -163,6 +163,9 @@ fn explain(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
+mod real;
+
+#[cfg(test)]
 mod tests {
     use chom_protocol::host::Acceleration;
 
