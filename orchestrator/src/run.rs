@@ -3,9 +3,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chom_certs::{AuthorityError, ServerCertificate, ServerCertificateError};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,21 @@ pub enum RunError {
     /// The link.
     #[error("cannot serve agents")]
     Link(#[from] LinkError),
+    /// The API's certificate.
+    #[error("cannot make the API's certificate")]
+    ApiAuthority(#[source] AuthorityError),
+    /// The operator's certificate.
+    #[error("cannot read `{}`, which `api_certificate` in the configuration names", path.display())]
+    ApiFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What is in its files.
+    #[error("the files that `api_certificate` in the configuration names cannot be used")]
+    ApiCertificate(#[from] ServerCertificateError),
     /// Signals.
     #[error("cannot listen for signals")]
     Signal(#[source] io::Error),
@@ -194,6 +211,23 @@ pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError
         link_addresses: config.public_addresses.clone(),
     };
     Ok((folder, catalogue))
+}
+
+/// The API's certificate: the operator's if there is one, else one of the fleet's CA, for the same names as the link's and
+/// for this machine itself.
+///
+/// # Errors
+/// When the operator's files cannot be read or are no certificate and key.
+pub fn api_certificate(config: &Config, authorities: &Authorities) -> Result<ServerCertificate, RunError> {
+    let Some(files) = &config.api_certificate else {
+        let mut names = config.server_names();
+        names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+        return authorities.signing().sign_server(&names, clock::now()).map_err(RunError::ApiAuthority);
+    };
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| RunError::ApiFile { path: path.clone(), source })
+    };
+    Ok(ServerCertificate::from_pem(&read(&files.chain)?, &read(&files.key)?)?)
 }
 
 async fn authorities(store: &dyn Store, master: &MasterKey) -> Result<Authorities, RunError> {

@@ -75,7 +75,8 @@ pub(super) async fn run(link: Link, incoming: Incoming, permit: OwnedSemaphorePe
         },
     };
     let served = match alpn(&connection).as_deref() {
-        Some(ALPN_ENROL) => enrolment::run(&link, &connection, HANDSHAKE_SECONDS_MAX).await,
+        // Boxed: else the task of every agent would be as large as an enrolment.
+        Some(ALPN_ENROL) => Box::pin(enrolment::run(&link, &connection, HANDSHAKE_SECONDS_MAX)).await,
         Some(ALPN_LINK) => serve(&link, &connection, permit).await,
         _ => Err(Ended::protocol("the peer speaks neither chom/1 nor chom-enrol/1")),
     };
@@ -117,12 +118,12 @@ async fn serve(link: &Link, connection: &Connection, permit: OwnedSemaphorePermi
             _ => Err(Ended::protocol("the first word of a connection must be Hello, on the control stream")),
         }
     };
-    let greeting = tokio::time::timeout(HANDSHAKE_SECONDS_MAX, greeting).await;
+    let greeting = tokio::time::timeout(HANDSHAKE_SECONDS_MAX, Box::pin(greeting)).await;
     let (hello, send, reader) = greeting.map_err(|_| Ended::Close {
         close: Close::Slow,
         reason: format!("no Hello within {} s", HANDSHAKE_SECONDS_MAX.as_secs()),
     })??;
-    let admitted = admission::admit(link, connection, peer, hello).await?;
+    let admitted = Box::pin(admission::admit(link, connection, peer, hello)).await?;
     drop(permit);
     let (host, instance) = (admitted.peer.host, admitted.hello.instance);
     debug!(%host, %instance, standing = ?admitted.standing, version = admitted.hello.agent_version, "an agent connected");
@@ -141,7 +142,7 @@ async fn serve(link: &Link, connection: &Connection, permit: OwnedSemaphorePermi
     }
     if link.sessions.end(host, connection) {
         debug!(%host, "an agent is gone");
-        if let Err(error) = link.fleet.disconnected(host, instance).await {
+        if let Err(error) = Box::pin(link.fleet.disconnected(host, instance)).await {
             warn!(%host, %error, "cannot store when a host was last seen");
         }
     }

@@ -1,6 +1,8 @@
 //! The control stream: Welcome, then renewals and ledgers from the agent, news of the fleet to it. Watches whether the host
 //! may still be connected, and ends the session at once when it may not.
 
+use std::sync::Arc;
+
 use chom_protocol::host::HostSpec;
 use chom_protocol::link::codec::FRAME_BYTES_MAX;
 use chom_protocol::link::{Close, SpecAssembly, Standing, ToAgent, ToOrchestrator};
@@ -23,8 +25,9 @@ pub(super) async fn run(
     let mut standing = session.admitted.standing;
     // Subscribed before it is judged anew below, so that no change is missed in between.
     let mut changes = fleet.host_changes(host);
-    let mut info = fleet.fleet_info();
-    send(&mut out, &ToAgent::Welcome { standing, fleet: info.clone() }).await?;
+    // Only the CAs can change while we run; the handle costs less than a copy of them for each agent.
+    let mut told = fleet.authorities();
+    send(&mut out, &ToAgent::Welcome { standing, fleet: fleet.fleet_info() }).await?;
     let mut upload: Option<Upload> = None;
     if standing == Standing::Hold {
         send(&mut out, &ToAgent::LedgerWanted).await?;
@@ -38,16 +41,18 @@ pub(super) async fn run(
                     return Ok(()); // the fleet is gone: everything stops
                 }
                 standing = judge(session, standing)?;
-                let newest = fleet.fleet_info();
-                if newest != info {
-                    info = newest;
-                    send(&mut out, &ToAgent::FleetInfo(info.clone())).await?;
+                let newest = fleet.authorities();
+                if !Arc::ptr_eq(&newest, &told) {
+                    told = newest;
+                    send(&mut out, &ToAgent::FleetInfo(fleet.fleet_info())).await?;
                 }
             }
             message = reader.next() => match message? { // cancel-safe
                 None => return Err(Ended::Close { close: Close::Done, reason: "the agent ended its control stream".to_owned() }),
                 Some(ToOrchestrator::Renew { csr }) => {
-                    let answer = match fleet.renew(session.admitted.peer.clone(), csr).await {
+                    // Boxed, as is all that is rare here: each agent's task is as large as the largest thing it may do.
+                    let renewal = Box::pin(fleet.renew(session.admitted.peer.clone(), csr));
+                    let answer = match renewal.await {
                         Ok(certificate) => ToAgent::Renewed { certificate },
                         Err(error) => problem(&error),
                     };
@@ -55,7 +60,7 @@ pub(super) async fn run(
                 }
                 Some(message) => {
                     if let Some(ledger) = assemble(&mut upload, message, standing)? {
-                        take_ledger(session, ledger).await?;
+                        Box::pin(take_ledger(session, ledger)).await?;
                     }
                 }
             },
