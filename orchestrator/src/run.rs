@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chom_certs::{AuthorityError, ServerCertificate, ServerCertificateError};
+use chom_certs::{AuthorityError, ServerCertificate, ServerCertificateError, TlsError, https_server_config};
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use crate::api::{self, App};
 use crate::config::Config;
 use crate::fleet::authority::{Authorities, AuthoritiesError};
 use crate::fleet::catalogue::{Catalogue, Overcommit, Size};
@@ -25,7 +27,7 @@ use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{ReadError, RecordError, Store, decode, sled};
 use crate::supervise::{SuperviseError, Supervisor};
-use crate::{clock, export, init};
+use crate::{chain, clock, export, init};
 
 /// What asks has so long to end: a slow API request its deadline, the link its last packets.
 const EDGES_GRACE: Duration = Duration::from_secs(15);
@@ -61,6 +63,20 @@ pub enum RunError {
     /// The link.
     #[error("cannot serve agents")]
     Link(#[from] LinkError),
+    /// The API's address.
+    #[error(
+        "cannot listen for the API on {address} (TCP); is another server there, or `listen_api` not an address of this machine?"
+    )]
+    ApiBind {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The API's TLS.
+    #[error("the API's certificate cannot be used")]
+    ApiTls(#[source] TlsError),
     /// The API's certificate.
     #[error("cannot make the API's certificate")]
     ApiAuthority(#[source] AuthorityError),
@@ -98,6 +114,8 @@ pub struct Running {
     pub link: Link,
     /// Where agents are listened to, with the real port.
     pub link_address: SocketAddr,
+    /// Where the API is served, with the real port.
+    pub api_address: SocketAddr,
     /// All that asks; ends first.
     pub edges: Supervisor,
     core: Supervisor,
@@ -145,16 +163,38 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
         server_names: config.server_names(),
         reset_key,
     })?;
-    let running =
-        Running { fleet, store, master_key: Arc::new(master), history, link, link_address, edges, core };
-    running.start_services(config);
+    // Before anything is served, so that what is wrong with it is said at the start.
+    let certificate = api_certificate(config, &fleet.authorities())?;
+    https_server_config(&certificate).map_err(RunError::ApiTls)?;
+    let api = bind_api(config.listen_api).await?;
+    let api_address =
+        api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
+    let running = Running {
+        fleet,
+        store,
+        master_key: Arc::new(master),
+        history,
+        link,
+        link_address,
+        api_address,
+        edges,
+        core,
+    };
+    running.start_services(config, api, certificate);
     Ok(running)
 }
 
 impl Running {
     /// What runs beside the link. Each part has its line here.
-    fn start_services(&self, config: &Config) {
-        let Self { fleet, store, edges, .. } = self;
+    fn start_services(&self, config: &Config, api: TcpListener, certificate: ServerCertificate) {
+        let Self { fleet, store, history, edges, .. } = self;
+        let app = App::new(fleet.clone(), Arc::clone(store), Arc::clone(history), edges.stop());
+        let tasks = edges.clone();
+        edges.service("api", async move {
+            if let Err(error) = api::serve(api::router(app), api, &certificate, &tasks).await {
+                error!(error = chain(&error), "the API cannot be served");
+            }
+        });
         let keeper = fleet.clone();
         let stop = edges.stop();
         edges.service("keeper", async move { keeper.keep(stop).await });
@@ -228,6 +268,10 @@ pub fn api_certificate(config: &Config, authorities: &Authorities) -> Result<Ser
         std::fs::read_to_string(path).map_err(|source| RunError::ApiFile { path: path.clone(), source })
     };
     Ok(ServerCertificate::from_pem(&read(&files.chain)?, &read(&files.key)?)?)
+}
+
+async fn bind_api(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::ApiBind { address, source })
 }
 
 async fn authorities(store: &dyn Store, master: &MasterKey) -> Result<Authorities, RunError> {
