@@ -155,6 +155,12 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let (fleet, decider) = Fleet::load(Arc::clone(&store), catalogue, authorities, clock::now()).await?;
     let (core, edges) = (Supervisor::new(), Supervisor::new());
     core.service("decider", decider.run(core.stop()));
+    // Before anything is served, so that what is wrong with it is said at the start.
+    let certificate = api_certificate(config, &fleet.authorities())?;
+    https_server_config(&certificate).map_err(RunError::ApiTls)?;
+    let api = bind_api(config.listen_api).await?;
+    let api_address =
+        api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
     let history = Arc::new(History::new());
     let link = Link::new(fleet.clone(), Arc::clone(&history), Arc::new(folder), edges.clone());
     let link_address = link.serve(&LinkOptions {
@@ -163,12 +169,6 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
         server_names: config.server_names(),
         reset_key,
     })?;
-    // Before anything is served, so that what is wrong with it is said at the start.
-    let certificate = api_certificate(config, &fleet.authorities())?;
-    https_server_config(&certificate).map_err(RunError::ApiTls)?;
-    let api = bind_api(config.listen_api).await?;
-    let api_address =
-        api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
     let running = Running {
         fleet,
         store,
