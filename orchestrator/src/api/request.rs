@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use chom_protocol::Name;
@@ -226,8 +226,11 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
 fn mark(parts: &Parts, body: &[u8]) -> Result<RequestMark, ApiError> {
     let key = idempotency_key(&parts.headers)?;
     let idempotency = key.map(|key| {
-        let mut whole = format!("{}\n{}\n", parts.method, parts.uri.path()).into_bytes();
-        whole.extend_from_slice(body);
+        // The token is part of it, so that what is kept tells nobody anything of a body with a password in it.
+        let token = parts.headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+        let token = token.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        let head = format!("\n{}\n{}\n", parts.method, parts.uri.path());
+        let whole = [token, head.as_bytes(), body].concat();
         (key, Sha256::of(&whole))
     });
     Ok(RequestMark { idempotency, if_match: if_match(&parts.headers)? })
