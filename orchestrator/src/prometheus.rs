@@ -128,31 +128,27 @@ pub fn render(http: &HttpMetrics, snapshot: &Snapshot) -> Result<String, fmt::Er
     let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
     let build = Family::<Vec<(&str, &str)>, Gauge>::default();
     build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
-    all.register("build_info", "The running release.", build);
+    all.register("build_info", "The running release", build);
     all.register(
         "store_commits",
-        "Commits of the store since it was made.",
+        "Commits of the store since it was made",
         ConstCounter::new(snapshot.revision),
     );
-    all.register("events", "Events told to watchers since the start.", ConstCounter::new(snapshot.events));
+    all.register("events", "Events told to watchers since the start", ConstCounter::new(snapshot.events));
     let hosts = Family::<Vec<(&str, &str)>, Gauge>::default();
     for (state, count) in &snapshot.hosts {
         hosts.get_or_create(&vec![("state", label(*state))]).set(i64::try_from(*count).unwrap_or(i64::MAX));
     }
-    all.register("hosts", "Hosts by state.", hosts);
-    all.register("sessions", "Agents that are connected.", gauge(snapshot.sessions));
-    all.register("vps", "VPSs, deleted ones that are kept included.", gauge(snapshot.vps));
-    all.register("operations_open", "Operations that have not ended.", gauge(snapshot.open_operations));
-    all.register("event_streams", "Event streams that are open.", gauge(snapshot.streams));
+    all.register("hosts", "Hosts by state", hosts);
+    all.register("sessions", "Agents that are connected", gauge(snapshot.sessions));
+    all.register("vps", "VPSs, deleted ones that are kept included", gauge(snapshot.vps));
+    all.register("operations_open", "Operations that have not ended", gauge(snapshot.open_operations));
+    all.register("event_streams", "Event streams that are open", gauge(snapshot.streams));
     let bytes = gauge(snapshot.history_bytes);
-    all.register_with_unit("history", "Memory of recent samples.", Unit::Bytes, bytes);
-    all.register("http_requests", "Answers of the API.", http.requests.clone());
-    all.register_with_unit(
-        "http_request",
-        "Time until an answer began.",
-        Unit::Seconds,
-        http.seconds.clone(),
-    );
+    all.register_with_unit("history", "Memory of recent samples", Unit::Bytes, bytes);
+    all.register("http_requests", "Answers of the API", http.requests.clone());
+    all.register_with_unit("http_request", "Time until an answer began", Unit::Seconds, http.seconds.clone());
+    // The encoder ends each help text with a full stop.
     let mut text = String::new();
     encode(&mut text, &all)?;
     Ok(text)

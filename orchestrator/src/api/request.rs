@@ -4,7 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
 use axum::http::request::Parts;
@@ -13,7 +13,7 @@ use chom_protocol::Name;
 use chom_protocol::api::BODY_BYTES_MAX;
 use chom_protocol::id::IdError;
 use chom_protocol::vps::Sha256;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
@@ -29,6 +29,10 @@ pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 const IDEMPOTENCY_KEY_CHARACTERS_MAX: usize = 255;
 /// A body that has not arrived by then is not waited for.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is read of a body that is too large and thrown away: a client that still sends when it is refused would meet a
+/// broken connection instead of the answer.
+const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What follows the list's path: an id, or a name.
 pub(super) enum RowKey<I> {
@@ -149,25 +153,34 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     })
 }
 
-async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX + DISCARDED_BYTES_MAX) {
         return Err(too_large());
     }
     let going_down =
         |_| ApiError::new(Kind::Unavailable, "the orchestrator is shutting down; try again in a moment");
     let _room = app.bodies.acquire().await.map_err(going_down)?;
-    let collected = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    match collected {
-        Err(_) => {
-            let detail =
-                format!("the body did not arrive within {} s; send it again", BODY_DEADLINE.as_secs());
-            Err(ApiError::new(Kind::Timeout, detail))
+    let collected = tokio::time::timeout(BODY_DEADLINE, collect(body)).await;
+    collected.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {} s; send it again", BODY_DEADLINE.as_secs());
+        Err(ApiError::new(Kind::Timeout, detail))
+    })
+}
+
+async fn collect(mut body: Body) -> Result<Vec<u8>, ApiError> {
+    let (mut bytes, mut received) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let broken = |_| ApiError::new(Kind::Malformed, "the body broke off; send it again");
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        received += data.len();
+        if received <= BODY_BYTES_MAX {
+            bytes.extend_from_slice(&data);
+        } else if received > BODY_BYTES_MAX + DISCARDED_BYTES_MAX {
+            break;
         }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(ApiError::new(Kind::Malformed, "the body broke off; send it again")),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
     }
+    if received > BODY_BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
 }
 
 fn too_large() -> ApiError {

@@ -104,3 +104,20 @@ async fn a_peer_that_speaks_no_tls_disturbs_nobody() {
     assert!(read_to_end(&mut stream).await.ends_with("ok\n"));
     served.tasks.shutdown(PATIENCE).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_answered_though_the_client_sends_all_of_it_first() {
+    let served = served().await;
+    let mut stream = served.connect().await;
+    let length = chom_protocol::api::BODY_BYTES_MAX * 2;
+    let head = format!(
+        "POST /api/hosts HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n",
+        served.api.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b' '; length]).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    served.tasks.shutdown(PATIENCE).await.unwrap();
+}
