@@ -4,6 +4,7 @@
 //! deadlines, so a future of a driver may be dropped at any time and the same action asked for again.
 
 pub mod acceleration;
+pub mod any;
 mod command;
 mod disk;
 pub mod fake;

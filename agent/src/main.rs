@@ -1,3 +1,107 @@
-//! CHOM.
+//! The agent's program: arguments, log, exit code. Everything else is in the library.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use chom_agent::chain::Chain;
+use chom_agent::config::Config;
+use chom_agent::view::View;
+use chom_agent::{clock, enrol, probe, run};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// The configuration cannot be used (EX_CONFIG, sysexits.h).
+const EXIT_CONFIGURATION: u8 = 78;
+/// Threads for writes that wait for the disk: the ledger, a result, an image.
+const DISK_THREADS_MAX: usize = 4;
+
+/// CHOM's agent: runs this host's VPSs as its orchestrator wants, and reports on the host.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file; /etc/chom/agent.toml unless given, and all of it is optional.
+    #[arg(long, global = true, env = "CHOM_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Joins a fleet with the code that `chomctl host add` printed.
+    Enrol {
+        /// The code.
+        code: String,
+    },
+    /// Runs until SIGTERM or SIGINT.
+    Run,
+    /// Shows what the running agent sees.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log();
+    let config = match Config::load(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, EXIT_CONFIGURATION),
+    };
+    // One thread: an agent waits most of the time, and each thread would cost memory on every host.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(DISK_THREADS_MAX)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, 1),
+    };
+    let outcome: Outcome = match arguments.command {
+        Command::Enrol { code } => {
+            runtime.block_on(enrol::enrol(&config, &code)).map_err(Into::into).map(|host| {
+                println!("enrolled as host {host}; start the agent with `systemctl enable --now chom-agent`");
+            })
+        }
+        Command::Run => runtime.block_on(run::run(&config, probe::of_host(&config))).map_err(Into::into),
+        Command::Status { json } => status(&config, json),
+    };
+    // A write that hangs on a broken disk must not keep the process: everything that counts was waited for.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.as_ref(), 1),
+    }
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // The journal has the time already.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().with_ansi(false).init();
+    } else {
+        log.init();
+    }
+}
+
+fn status(config: &Config, json: bool) -> Outcome {
+    let view = View::read(&config.runtime_directory)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&view)?);
+    } else {
+        print!("{}", view.text(clock::now()));
+    }
+    Ok(())
+}
+
+/// The one place where errors are printed, with all their causes.
+fn fail(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    eprintln!("error: {}", Chain(error));
+    ExitCode::from(code)
+}

@@ -1,4 +1,444 @@
-//! The reconciler: observes, plans, acts; the next pass is the retry.
+//! The reconciler: observes, plans, acts; wake-ups carry nothing, the next pass is the retry. One hanging action never keeps
+//! other VPSs or the status waiting: actions are tasks, at most a few at once, each under a deadline.
 
+mod execute;
 pub mod memory;
 pub mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use chom_protocol::host::{EngineStatus, HostSpec, HostStatus, Inventory};
+use chom_protocol::job::{JobOutcome, JobResult};
+use chom_protocol::vps::Sha256;
+use chom_protocol::{BootId, JobId, UnixMillis, VpsId};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::chain::Chain;
+use crate::clock;
+use crate::driver::{Driver, DriverError, Observed};
+use crate::health::{Heartbeat, Troubles};
+use crate::image::{ImageCache, ImageError, Wanted};
+use crate::ledger::{Desired, Ledger};
+use crate::link::{Blobs, Contact};
+use crate::shelf::Shelves;
+use execute::Finished;
+use memory::{Memory, Mode};
+use plan::{Action, BlobState, Failure, Input, Plan, Terms, Work};
+
+/// Engine work at once: more would only make a host's disk seek.
+const ACTIONS_MAX: usize = 4;
+/// Fetches at once; with the other lanes they stay within the streams of a connection.
+const FETCHES_MAX: usize = 2;
+/// An engine that takes longer is not there; libvirt's first answer takes 10 s, the driver's own limit is 60 s.
+const OBSERVE_SECONDS_MAX: u64 = 65;
+/// The loop shows that it turns at least this often.
+const BEAT: Duration = Duration::from_secs(5);
+/// Passes are never closer than this, whatever asks for them.
+const PASS_MS_MIN: u64 = 20;
+/// First pause after a failed action; doubles up to the last.
+const RETRY_SECONDS_MIN: u64 = 2;
+/// Last pause after failed actions.
+const RETRY_SECONDS_MAX: u64 = 300;
+/// After a contact the newest desired state has had this long to come, before a host that booted starts what it has.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// All that the reconciler works with.
+pub(crate) struct Parts<D> {
+    pub(crate) driver: Arc<D>,
+    pub(crate) engine: EngineStatus,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) memory: Memory,
+    pub(crate) shelves: Arc<Shelves>,
+    pub(crate) images: ImageCache,
+    pub(crate) contact: watch::Receiver<Contact>,
+    pub(crate) inventory: watch::Receiver<Inventory>,
+    pub(crate) status: watch::Sender<Option<Arc<HostStatus>>>,
+    pub(crate) troubles: Troubles,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) boot: BootId,
+    pub(crate) destroys_per_hour: u32,
+    pub(crate) moved_grace: Duration,
+}
+
+pub(crate) struct Reconciler<D> {
+    parts: Parts<D>,
+    saved: Memory,
+    work: Work,
+    fetches: BTreeMap<Sha256, Arc<AtomicU8>>,
+    blob_failures: BTreeMap<Sha256, Failure>,
+    tasks: JoinSet<Finished>,
+    planned_for: Option<Arc<HostSpec>>,
+    began: Instant,
+}
+
+impl<D: Driver> Reconciler<D> {
+    pub(crate) fn new(parts: Parts<D>) -> Self {
+        Self {
+            saved: parts.memory.clone(),
+            parts,
+            work: Work::default(),
+            fetches: BTreeMap::new(),
+            blob_failures: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            planned_for: None,
+            began: Instant::now(),
+        }
+    }
+
+    /// Turns until asked to stop. Actions under way are dropped then; they are idempotent, and the next run goes on.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let (mut desired, mut contact) = (self.parts.ledger.watch(), self.parts.contact.clone());
+        loop {
+            desired.mark_unchanged();
+            contact.mark_unchanged();
+            let pause = tokio::select! {
+                () = stop.cancelled() => return,
+                pause = self.pass() => pause,
+            };
+            let next_at = Instant::now() + pause.max(Duration::from_millis(PASS_MS_MIN));
+            loop {
+                self.parts.heartbeat.beat();
+                tokio::select! { // every arm is cancel-safe
+                    () = stop.cancelled() => return,
+                    changed = desired.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    changed = contact.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    Some(finished) = self.tasks.join_next() => {
+                        self.finish(finished);
+                        break;
+                    }
+                    () = sleep_until(next_at) => break,
+                    () = tokio::time::sleep(BEAT) => {}
+                }
+            }
+        }
+    }
+
+    /// One pass; gives how long the next one can wait.
+    async fn pass(&mut self) -> Duration {
+        while let Some(finished) = self.tasks.try_join_next() {
+            self.finish(finished);
+        }
+        let desired = self.parts.ledger.desired();
+        self.notice_changes(&desired);
+        let observed = self.observe().await;
+        let now = clock::now();
+        let interval =
+            desired.spec.as_ref().map_or(30, |spec| spec.settings.reconcile_interval_seconds.max(1));
+        let interval = Duration::from_secs(u64::from(interval));
+        let observed = match observed {
+            Ok(observed) => observed,
+            Err(problem) => {
+                warn!(error = %problem, "cannot observe the engine; the next pass retries");
+                self.publish_unknown(&desired, &problem, now);
+                return interval.min(Duration::from_secs(RETRY_SECONDS_MIN * 5));
+            }
+        };
+        let may_have_moved = self.may_have_moved(&desired);
+        if !may_have_moved {
+            self.parts.memory.boot = Some(self.parts.boot);
+        }
+        let guests = plan::our_guests(&observed);
+        let spec = desired.spec.as_deref();
+        self.parts.memory.learn(spec, &guests, self.parts.boot, now);
+        self.look_at_blobs(spec);
+        let terms = Terms {
+            mode: desired.mode,
+            may_have_moved,
+            destroys_per_hour: self.parts.destroys_per_hour,
+            boot: self.parts.boot,
+            now,
+        };
+        let memory = self.parts.memory.clone();
+        let input = Input { desired: spec, observed: &observed, memory: &memory, work: &self.work, terms };
+        let plan = plan::plan(&input);
+        self.parts.memory.show(&plan.statuses);
+        let again = self.act(&plan, spec, now).await;
+        self.publish(&desired, &plan, observed.engine, now);
+        if again {
+            return Duration::ZERO;
+        }
+        let wake = plan.wake_at.map(|at| Duration::from_millis(at.millis_since(now)));
+        let settle = may_have_moved.then_some(SETTLE);
+        [wake, settle].into_iter().flatten().fold(interval, Duration::min)
+    }
+
+    /// What changed for a VPS is tried at once, whatever failed before.
+    fn notice_changes(&mut self, desired: &Desired) {
+        let (old, new) = (self.planned_for.take(), desired.spec.clone());
+        if old.as_ref().map(|old| old.generation) != new.as_ref().map(|new| new.generation) {
+            let spec = |spec: &Option<Arc<HostSpec>>, id: &VpsId| {
+                spec.as_ref().and_then(|spec| spec.vps.get(id).cloned())
+            };
+            self.work.failures.retain(|id, _| spec(&old, id) == spec(&new, id));
+            self.blob_failures.clear();
+        }
+        self.planned_for = new;
+    }
+
+    async fn observe(&self) -> Result<Observed, DriverError> {
+        let observing = timeout(Duration::from_secs(OBSERVE_SECONDS_MAX), self.parts.driver.observe());
+        let mut observing = std::pin::pin!(observing);
+        loop {
+            self.parts.heartbeat.beat();
+            tokio::select! {
+                observed = &mut observing => return observed.unwrap_or_else(|_| Err(DriverError::passing(
+                    format!("the engine did not answer within {OBSERVE_SECONDS_MAX} s; look at it on this host"),
+                ))),
+                () = tokio::time::sleep(BEAT) => {}
+            }
+        }
+    }
+
+    /// Right after a boot of the host, until somebody who would know has been heard, or the grace is over.
+    fn may_have_moved(&self, desired: &Desired) -> bool {
+        let new_boot = self.parts.memory.boot != Some(self.parts.boot);
+        let settled =
+            self.parts.contact.borrow().first_at.is_some_and(|first_at| first_at.elapsed() >= SETTLE);
+        new_boot && desired.spec.is_some() && !settled && self.began.elapsed() < self.parts.moved_grace
+    }
+
+    fn look_at_blobs(&mut self, spec: Option<&HostSpec>) {
+        let mut blobs = BTreeMap::new();
+        let mut definitions = BTreeMap::new();
+        for (&id, want) in spec.into_iter().flat_map(|spec| &spec.vps) {
+            definitions.extend(self.parts.driver.definition(want).map(|digest| (id, digest)));
+            for sha256 in
+                [Some(want.image.sha256), want.user_data.map(|blob| blob.sha256)].into_iter().flatten()
+            {
+                if blobs.contains_key(&sha256) {
+                    continue;
+                }
+                let state = if let Some(percent) = self.fetches.get(&sha256) {
+                    Some(BlobState::Fetching { percent: percent.load(Ordering::Relaxed) })
+                } else if self.parts.images.has(sha256) {
+                    Some(BlobState::Ready)
+                } else {
+                    self.blob_failures.get(&sha256).cloned().map(BlobState::Failed)
+                };
+                blobs.extend(state.map(|state| (sha256, state)));
+            }
+        }
+        (self.work.blobs, self.work.definitions) = (blobs, definitions);
+    }
+
+    /// Marks, then acts. Says whether the next pass should come at once.
+    async fn act(&mut self, plan: &Plan, spec: Option<&HostSpec>, now: UnixMillis) -> bool {
+        let mut chosen = Vec::new();
+        let mut again = false;
+        for action in &plan.actions {
+            match action {
+                Action::FinishJob { job, outcome } => {
+                    again |= self.finish_job(*job, outcome, spec, now).await;
+                }
+                Action::BeginJob { .. } => self.parts.memory.begin(action, spec, now),
+                Action::Fetch { sha256, size, what } => {
+                    let wanted = Wanted { sha256: *sha256, size: size.0, what: what.clone() };
+                    self.fetch(wanted);
+                }
+                Action::Prepare { vps, .. }
+                | Action::Start { vps, .. }
+                | Action::Shutdown { vps }
+                | Action::PowerOff { vps }
+                | Action::Destroy { vps, .. } => {
+                    if self.work.busy.len() + chosen.len() < ACTIONS_MAX {
+                        self.parts.memory.begin(action, spec, now);
+                        chosen.push((action.clone(), *vps));
+                    }
+                }
+            }
+        }
+        if !self.save().await {
+            return false; // nothing is begun that is not marked
+        }
+        for (action, vps) in chosen {
+            info!(%vps, action = action.doing(), "acting");
+            self.work.busy.insert(vps, action.doing());
+            let spec = spec.and_then(|spec| spec.vps.get(&vps)).cloned();
+            let (driver, images) = (Arc::clone(&self.parts.driver), self.parts.images.clone());
+            self.tasks.spawn(execute::engine(driver, images, spec, action, vps));
+        }
+        again
+    }
+
+    /// A job's result is on disk before the job counts as over: a crash in between sends it twice, never not at all.
+    async fn finish_job(
+        &mut self,
+        job: JobId,
+        outcome: &JobOutcome,
+        spec: Option<&HostSpec>,
+        now: UnixMillis,
+    ) -> bool {
+        let generation = spec.map(|spec| spec.generation).unwrap_or_default();
+        let result = JobResult { job, outcome: outcome.clone(), finished_at: now, generation };
+        let shelves = Arc::clone(&self.parts.shelves);
+        match spawn_blocking(move || shelves.put_result(result)).await {
+            Ok(Ok(())) => {
+                self.parts.troubles.clear("results");
+                let action = Action::FinishJob { job, outcome: outcome.clone() };
+                self.parts.memory.done(&action, self.parts.boot, now);
+                true
+            }
+            Ok(Err(error)) => {
+                error!(%job, error = %Chain(&error), "cannot keep the result of a job");
+                self.parts.troubles.set("results", format!("results of jobs: {}", Chain(&error)));
+                false
+            }
+            Err(_) => false, // the runtime is shutting down
+        }
+    }
+
+    fn fetch(&mut self, wanted: Wanted) {
+        if self.fetches.len() >= FETCHES_MAX || self.fetches.contains_key(&wanted.sha256) {
+            return;
+        }
+        info!(what = wanted.what, sha256 = %wanted.sha256, "fetching");
+        let percent = Arc::new(AtomicU8::new(0));
+        self.fetches.insert(wanted.sha256, Arc::clone(&percent));
+        let blobs = Blobs(self.parts.contact.clone());
+        self.tasks.spawn(execute::blob(self.parts.images.clone(), blobs, wanted, percent));
+    }
+
+    async fn save(&mut self) -> bool {
+        if self.parts.memory == self.saved {
+            return true;
+        }
+        let (ledger, memory) = (Arc::clone(&self.parts.ledger), self.parts.memory.clone());
+        let saved = spawn_blocking(move || ledger.save_memory(&memory).map(|()| memory)).await;
+        match saved {
+            Ok(Ok(memory)) => {
+                self.saved = memory;
+                self.parts.troubles.clear("memory");
+                true
+            }
+            Ok(Err(error)) => {
+                error!(error = %Chain(&error), "nothing is changed while it cannot be remembered");
+                let problem = format!("nothing is changed on this host: {}", Chain(&error));
+                self.parts.troubles.set("memory", problem);
+                self.parts.memory = self.saved.clone();
+                false
+            }
+            Err(_) => false, // the runtime is shutting down
+        }
+    }
+
+    fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let now = clock::now();
+        match finished {
+            Ok(Finished::Engine(action, vps, outcome)) => {
+                self.work.busy.remove(&vps);
+                match outcome {
+                    Ok(()) => {
+                        self.work.failures.remove(&vps);
+                        self.parts.memory.done(&action, self.parts.boot, now);
+                    }
+                    Err(error) => {
+                        warn!(%vps, action = action.doing(), %error, "failed; a later pass retries");
+                        let before = self.work.failures.get(&vps).map_or(0, |failure| failure.count);
+                        let problem = format!("{}: {}", action.doing(), error.problem);
+                        self.work.failures.insert(vps, failure(problem, before, error.retryable, now));
+                    }
+                }
+            }
+            Ok(Finished::Blob(sha256, outcome)) => {
+                self.fetches.remove(&sha256);
+                match outcome {
+                    Ok(()) => {
+                        self.blob_failures.remove(&sha256);
+                    }
+                    Err(error) => {
+                        warn!(%sha256, error = %error.problem(), "not fetched; a later pass retries");
+                        // What broke off is resumed soon, as often as it takes.
+                        let resumes = matches!(error, ImageError::Short { .. } | ImageError::Link { .. });
+                        let before = self.blob_failures.get(&sha256).filter(|_| !resumes);
+                        let before = before.map_or(0, |failure| failure.count);
+                        self.blob_failures.insert(sha256, failure(error.problem(), before, true, now));
+                    }
+                }
+            }
+            // A panic of a driver: its VPS cannot be told any more, so all are looked at anew.
+            Err(error) => {
+                error!(%error, "an action panicked");
+                self.work.busy.clear();
+                self.fetches.clear();
+                self.tasks.abort_all();
+            }
+        }
+    }
+
+    fn publish(&mut self, desired: &Desired, plan: &Plan, engine: EngineStatus, now: UnixMillis) {
+        self.parts.engine = engine;
+        let mut statuses = plan.statuses.clone();
+        for (id, doing) in &self.work.busy {
+            if let Some(status) = statuses.get_mut(id) {
+                status.progress.get_or_insert_with(|| (*doing).to_owned());
+            }
+        }
+        let plan = Plan { statuses, ..plan.clone() };
+        self.send(desired, plan, now);
+    }
+
+    fn publish_unknown(&mut self, desired: &Desired, error: &DriverError, now: UnixMillis) {
+        self.parts.engine.version.clear();
+        self.parts.engine.problem = Some(error.problem.clone());
+        let statuses = match (&desired.spec, desired.mode) {
+            (Some(spec), Mode::Managed | Mode::Hold { .. }) => {
+                plan::statuses_unknown(spec, &self.parts.memory, &error.problem, now)
+            }
+            (None, _) | (_, Mode::ReportOnly) => BTreeMap::new(),
+        };
+        self.parts.memory.show(&statuses);
+        self.send(desired, Plan { statuses, ..Plan::default() }, now);
+    }
+
+    fn send(&self, desired: &Desired, plan: Plan, now: UnixMillis) {
+        let generation = desired.generation();
+        let status = HostStatus {
+            boot: self.parts.boot,
+            observed_at: now,
+            accepted: self.parts.ledger.desired().generation(),
+            reconciled: generation,
+            inventory: self.parts.inventory.borrow().clone(),
+            engines: vec![self.parts.engine.clone()],
+            vps: plan.statuses,
+            foreign: plan.foreign,
+            orphans: plan.orphans,
+            destroys_waiting: plan.destroys_waiting,
+            problems: self.parts.troubles.all(),
+        };
+        self.parts.status.send_if_modified(|shown| {
+            // The time alone is no news; the next regular report brings it.
+            let is_news = shown.as_ref().is_none_or(|shown| {
+                let timeless = HostStatus {
+                    observed_at: now,
+                    inventory: status.inventory.clone(),
+                    ..HostStatus::clone(shown)
+                };
+                timeless != status
+            });
+            *shown = Some(Arc::new(status));
+            is_news
+        });
+    }
+}
+
+fn failure(problem: String, before: u32, retryable: bool, now: UnixMillis) -> Failure {
+    let count = before.saturating_add(1);
+    let seconds = match retryable {
+        true => (RETRY_SECONDS_MIN << before.min(16)).min(RETRY_SECONDS_MAX),
+        false => RETRY_SECONDS_MAX,
+    };
+    Failure { problem, count, retry_at: now.plus_seconds(seconds) }
+}

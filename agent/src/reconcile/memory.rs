@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chom_protocol::helper::ObservedGuest;
 use chom_protocol::host::HostSpec;
-use chom_protocol::vps::{Power, VpsState};
+use chom_protocol::vps::{Power, VpsState, VpsStatuses};
 use chom_protocol::{BootId, Generation, JobId, UnixMillis, VpsId};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,8 @@ pub struct Memory {
     pub destroys: BTreeMap<VpsId, UnixMillis>,
     /// The boot in which starts were last allowed.
     pub boot: Option<BootId>,
+    /// What was last shown of each VPS, and since when.
+    pub shown: BTreeMap<VpsId, (VpsState, UnixMillis)>,
 }
 
 /// What is remembered of a VPS.
@@ -47,8 +49,6 @@ pub struct VpsMemory {
     pub stopping: Option<Stopping>,
     /// When it was last switched on by the agent.
     pub started_at: Option<UnixMillis>,
-    /// What was last shown of it, and since when.
-    pub shown: Option<(VpsState, UnixMillis)>,
 }
 
 /// A shutdown under way.
@@ -103,6 +103,8 @@ impl Memory {
             let memory = self.vps.entry(id).or_default();
             memory.placement = memory.placement.max(guest.placement);
             if want.hold {
+                // Who repairs it by hand may switch it as they like; afterwards it is as desired again.
+                memory.running_in = (guest.state == VpsState::Running).then_some(boot);
                 continue;
             }
             let wants_running = want.power == Power::Running && !want.retained;
@@ -155,6 +157,11 @@ impl Memory {
             let Some(oldest) = oldest.map(|(&id, _)| id) else { break };
             self.jobs.remove(&oldest);
         }
+    }
+
+    /// Remembers what is shown, and since when, of what is still named.
+    pub fn show(&mut self, statuses: &VpsStatuses) {
+        self.shown = statuses.iter().map(|(&id, status)| (id, (status.state, status.since))).collect();
     }
 
     /// Marks that an action is about to be done. On disk before it is.

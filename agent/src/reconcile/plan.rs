@@ -24,6 +24,8 @@ use crate::driver::Observed;
 pub const RESTART_PAUSE_SECONDS: u64 = 30;
 /// A guest that is still booting misses the first request to shut down (ACPI): it is asked again this often.
 pub const SHUTDOWN_REPEAT_SECONDS: u64 = 10;
+/// While a guest shuts down or a blob comes, it is looked at so often.
+pub const LOOK_SECONDS: u64 = 1;
 /// A restart whose start does not succeed is given up after this long beyond the grace to stop.
 pub const RESTART_SECONDS_MAX: u64 = 600;
 /// VPSs younger than this may be destroyed without counting: a mistake on them loses little.
@@ -267,8 +269,8 @@ pub fn statuses_unknown(desired: &HostSpec, memory: &Memory, problem: &str, now:
 }
 
 fn since(memory: &Memory, id: VpsId, state: VpsState, now: UnixMillis) -> UnixMillis {
-    match memory.vps.get(&id).and_then(|memory| memory.shown) {
-        Some((shown, since)) if shown == state => since,
+    match memory.shown.get(&id) {
+        Some((shown, since)) if *shown == state => *since,
         _ => now,
     }
 }

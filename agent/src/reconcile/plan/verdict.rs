@@ -6,7 +6,10 @@ use chom_protocol::job::JobOutcome;
 use chom_protocol::vps::{GuestShutdown, Sha256, VpsSpec, VpsState};
 use chom_protocol::{Bytes, JobId, UnixMillis};
 
-use super::{Action, BlobState, Input, RESTART_PAUSE_SECONDS, RESTART_SECONDS_MAX, SHUTDOWN_REPEAT_SECONDS};
+use super::{
+    Action, BlobState, Input, LOOK_SECONDS, RESTART_PAUSE_SECONDS, RESTART_SECONDS_MAX,
+    SHUTDOWN_REPEAT_SECONDS,
+};
 use crate::reconcile::memory::{JobMemory, Mode, VpsMemory};
 
 /// What to do with a VPS and what to say of it.
@@ -33,7 +36,8 @@ impl Verdict {
     }
 
     fn act(self, action: Action) -> Self {
-        let progress = self.progress.or_else(|| Some(action.doing().to_owned()));
+        let doing = action.vps().map(|_| action.doing().to_owned());
+        let progress = self.progress.or(doing);
         Self { action: Some(action), progress, ..self }
     }
 
@@ -133,7 +137,12 @@ impl Case<'_> {
     fn held(&self, guest: Option<&ObservedGuest>, quiet: Verdict) -> Verdict {
         let rebooted = self.memory.running_in.is_some_and(|boot| boot != self.input.terms.boot);
         match guest {
-            Some(guest) if !is_on(guest.state) && self.want.wants_running() && rebooted => {
+            Some(guest)
+                if !is_on(guest.state)
+                    && guest.placement == self.want.placement
+                    && self.want.wants_running()
+                    && rebooted =>
+            {
                 self.start(quiet, None)
             }
             _ => quiet,
@@ -161,7 +170,10 @@ impl Case<'_> {
         let waiting = Verdict::quiet(state);
         match self.input.work.blobs.get(&sha256) {
             Some(BlobState::Ready) => None,
-            Some(BlobState::Fetching { percent }) => Some(waiting.progress(format!("{what} {percent} %"))),
+            Some(BlobState::Fetching { percent }) => {
+                let look_at = self.now().plus_seconds(LOOK_SECONDS);
+                Some(waiting.progress(format!("{what} {percent} %")).wake(look_at))
+            }
             Some(BlobState::Failed(failure)) if self.now() < failure.retry_at => {
                 Some(waiting.problem(failure.problem.clone()).wake(failure.retry_at))
             }
@@ -258,7 +270,7 @@ impl Case<'_> {
         if now >= again_at {
             return quiet.act(Action::Shutdown { vps });
         }
-        quiet.progress("shutting down").wake(again_at.min(forced_at))
+        quiet.progress("shutting down").wake(again_at.min(forced_at).min(now.plus_seconds(LOOK_SECONDS)))
     }
 
     fn restart(&self, job: JobId, guest: &ObservedGuest, quiet: Verdict) -> Verdict {

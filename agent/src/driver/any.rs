@@ -1,0 +1,68 @@
+//! The engine that the configuration names, as one type: the agent is compiled once for all of them.
+
+use std::path::Path;
+
+use chom_protocol::VpsId;
+use chom_protocol::sample::Point;
+use chom_protocol::vps::{Sha256, VpsSpec};
+
+use super::fake::FakeDriver;
+use super::libvirt::LibvirtDriver;
+use super::{Driver, DriverError, Observed};
+
+/// One of the engines.
+#[derive(Debug)]
+pub enum AnyDriver {
+    /// VMs by libvirt and QEMU.
+    Libvirt(LibvirtDriver),
+    /// Guests that exist only in a file.
+    Fake(FakeDriver),
+}
+
+macro_rules! each {
+    ($self:ident, $driver:ident => $call:expr) => {
+        match $self {
+            Self::Libvirt($driver) => $call,
+            Self::Fake($driver) => $call,
+        }
+    };
+}
+
+impl Driver for AnyDriver {
+    async fn observe(&self) -> Result<Observed, DriverError> {
+        each!(self, driver => driver.observe().await)
+    }
+
+    async fn prepare(
+        &self,
+        spec: &VpsSpec,
+        image: &Path,
+        user_data: Option<&[u8]>,
+    ) -> Result<(), DriverError> {
+        each!(self, driver => driver.prepare(spec, image, user_data).await)
+    }
+
+    async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
+        each!(self, driver => driver.start(vps).await)
+    }
+
+    async fn shutdown(&self, vps: VpsId) -> Result<(), DriverError> {
+        each!(self, driver => driver.shutdown(vps).await)
+    }
+
+    async fn power_off(&self, vps: VpsId) -> Result<(), DriverError> {
+        each!(self, driver => driver.power_off(vps).await)
+    }
+
+    async fn destroy(&self, vps: VpsId) -> Result<(), DriverError> {
+        each!(self, driver => driver.destroy(vps).await)
+    }
+
+    async fn measure(&self) -> Result<Vec<Point>, DriverError> {
+        each!(self, driver => driver.measure().await)
+    }
+
+    fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
+        each!(self, driver => driver.definition(spec))
+    }
+}
