@@ -18,9 +18,21 @@ use host::{HostHistory, Usage};
 /// All hosts together: 2,000 hosts with 20 VPSs each need about half of it.
 pub const TOTAL_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// A sample says something of now for at least so long, and for as long as four reports take: three may be late or lost.
+const STALE_SECONDS_MIN: u64 = 60;
+
 /// Recent samples of all hosts.
-#[derive(Debug, Default)]
-pub struct History(Mutex<Kept>);
+#[derive(Debug)]
+pub struct History {
+    kept: Mutex<Kept>,
+    stale_seconds: u64,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -29,10 +41,11 @@ struct Kept {
 }
 
 impl History {
-    /// Nothing yet.
+    /// Nothing yet, of hosts that report every so many seconds.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(report_interval_seconds: u32) -> Self {
+        let stale_seconds = STALE_SECONDS_MIN.max(u64::from(report_interval_seconds) * 4);
+        Self { kept: Mutex::default(), stale_seconds }
     }
 
     /// Takes samples of a host, in any order, repeats included, that arrived at `now`.
@@ -51,7 +64,12 @@ impl History {
     /// How much a host uses. What was not heard of lately is none.
     #[must_use]
     pub fn usage(&self, host: HostId, now: UnixMillis) -> UsageView {
-        let usage = self.kept().hosts.get(&host).map(|of_host| of_host.usage(now)).unwrap_or_default();
+        let usage = self
+            .kept()
+            .hosts
+            .get(&host)
+            .map(|of_host| of_host.usage(now, self.stale_seconds))
+            .unwrap_or_default();
         let Usage { at, cpu_ratio, load1, memory_ratio, swap_ratio, disk_ratio, inodes_ratio } = usage;
         UsageView {
             at: at.map(rfc3339),
@@ -67,13 +85,13 @@ impl History {
     /// Everything in a host's newest sample, and when it was taken. None when it is stale.
     #[must_use]
     pub fn latest(&self, host: HostId, now: UnixMillis) -> Option<(UnixMillis, Vec<Reading>)> {
-        self.kept().hosts.get(&host).and_then(|of_host| of_host.latest(now))
+        self.kept().hosts.get(&host).and_then(|of_host| of_host.latest(now, self.stale_seconds))
     }
 
     /// How full a host's memory and each of its file systems is. None when its newest sample is stale.
     #[must_use]
     pub fn levels(&self, host: HostId, now: UnixMillis) -> Option<Levels> {
-        self.kept().hosts.get(&host).and_then(|of_host| of_host.levels(now))
+        self.kept().hosts.get(&host).and_then(|of_host| of_host.levels(now, self.stale_seconds))
     }
 
     /// One series, oldest first.
@@ -103,6 +121,6 @@ impl History {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

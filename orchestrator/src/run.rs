@@ -161,7 +161,7 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let api = bind_api(config.listen_api).await?;
     let api_address =
         api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
-    let history = Arc::new(History::new());
+    let history = Arc::new(History::new(config.agent.report_interval_seconds));
     let link = Link::new(fleet.clone(), Arc::clone(&history), Arc::new(folder), edges.clone());
     let link_address = link.serve(&LinkOptions {
         listen: config.listen_link,

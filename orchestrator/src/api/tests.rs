@@ -81,7 +81,7 @@ impl Api {
             .put(TokenRow::key(&old.id), encode(&old).unwrap());
         store.commit(commit).await.unwrap();
         let world = World::start(folder, Arc::clone(&store), catalogue()).await;
-        let (stop, history) = (CancellationToken::new(), Arc::new(History::new()));
+        let (stop, history) = (CancellationToken::new(), Arc::new(History::default()));
         let app = App::new(world.fleet.clone(), Arc::clone(&store), history, stop.clone());
         Self { world, router: router(app), store, stop, token, expired }
     }

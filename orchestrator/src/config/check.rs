@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chom_certs::authority::SERVER_NAMES_MAX;
+use chom_certs::join::ADDRESSES_MAX;
 
 use super::{AlertSettings, Config, is_address};
 
@@ -32,13 +32,10 @@ fn addresses(config: &Config) -> Option<Problem> {
         let what = "it is empty; give at least one `host:port` under which agents reach this orchestrator";
         return Some((key, what.to_owned()));
     }
-    if config.public_addresses.len() > SERVER_NAMES_MAX {
+    if config.public_addresses.len() > ADDRESSES_MAX {
         return Some((
             key,
-            format!(
-                "it has {} entries; at most {SERVER_NAMES_MAX} are allowed",
-                config.public_addresses.len()
-            ),
+            format!("it has {} entries; at most {ADDRESSES_MAX} are allowed", config.public_addresses.len()),
         ));
     }
     let bad = config.public_addresses.iter().find(|address| !is_address(address))?;

@@ -17,8 +17,6 @@ pub(super) const SERIES_MAX: usize = 8192;
 const LABEL_BYTES_MAX: usize = 255;
 /// Rows between two passes that drop series no kept row has.
 const COMPACT_ROWS: u32 = 32;
-/// A sample that came longer ago says nothing of now: four reports missed.
-const STALE_SECONDS: u64 = 60;
 /// A sample may be so much older than its arrival and still count: hosts' clocks run behind. Older ones are backfill.
 const CLOCK_SKEW_SECONDS: u64 = 60 * 60;
 
@@ -187,15 +185,15 @@ impl HostHistory {
     }
 
     /// The newest sample, if it says anything of now.
-    fn newest(&self, now: UnixMillis) -> Option<&Row> {
+    fn newest(&self, now: UnixMillis, stale_seconds: u64) -> Option<&Row> {
         let row = self.rows.last()?;
-        let came_lately = now.seconds_since(row.received_at) <= STALE_SECONDS;
-        let taken_lately = now.seconds_since(row.at) <= STALE_SECONDS + CLOCK_SKEW_SECONDS;
+        let came_lately = now.seconds_since(row.received_at) <= stale_seconds;
+        let taken_lately = now.seconds_since(row.at) <= stale_seconds + CLOCK_SKEW_SECONDS;
         (came_lately && taken_lately).then_some(row)
     }
 
-    pub(super) fn latest(&self, now: UnixMillis) -> Option<(UnixMillis, Vec<Reading>)> {
-        let row = self.newest(now)?;
+    pub(super) fn latest(&self, now: UnixMillis, stale_seconds: u64) -> Option<(UnixMillis, Vec<Reading>)> {
+        let row = self.newest(now, stale_seconds)?;
         let reading = |(place, series): (usize, &Series)| {
             let Series { metric, vps, label } = series.clone();
             Some(Reading { metric, vps, label, value: row.value(place)? })
@@ -209,8 +207,8 @@ impl HostHistory {
         self.rows.iter().filter_map(|row| Some((row.at, row.value(place)?))).collect()
     }
 
-    pub(super) fn usage(&self, now: UnixMillis) -> Usage {
-        let Some(row) = self.newest(now) else { return Usage::default() };
+    pub(super) fn usage(&self, now: UnixMillis, stale_seconds: u64) -> Usage {
+        let Some(row) = self.newest(now, stale_seconds) else { return Usage::default() };
         let host = |metric| self.of_host(metric).next().and_then(|(place, _)| row.value(place));
         let fullest = |total, free| {
             let of_label = |label: &str| {
@@ -231,8 +229,8 @@ impl HostHistory {
         }
     }
 
-    pub(super) fn levels(&self, now: UnixMillis) -> Option<Levels> {
-        let row = self.newest(now)?;
+    pub(super) fn levels(&self, now: UnixMillis, stale_seconds: u64) -> Option<Levels> {
+        let row = self.newest(now, stale_seconds)?;
         let (mut memory, mut available) = (None, None);
         // Total and free of space, then of inodes. A host has few file systems: looking through them is cheap.
         let mut file_systems: Vec<(&str, [Option<f64>; 4])> = Vec::new();

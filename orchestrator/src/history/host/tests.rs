@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 
+const STALE_SECONDS: u64 = 60;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
 fn boot(number: u128) -> BootId {
@@ -67,18 +68,26 @@ fn within_a_boot_the_sequence_counts_even_when_the_clock_stepped_back() {
 
 #[test]
 fn processor_use_is_the_share_between_two_samples() {
-    let usage = history([cpu(1, 1, 15, 100.0, 900.0), cpu(1, 2, 0, 105.0, 915.0)]).usage(NOW);
+    let usage = history([cpu(1, 1, 15, 100.0, 900.0), cpu(1, 2, 0, 105.0, 915.0)]).usage(NOW, STALE_SECONDS);
     assert_eq!(usage.cpu_ratio, Some(0.25));
 }
 
 #[test]
 fn a_counter_that_was_reset_gives_no_rate() {
-    assert_eq!(history([cpu(1, 1, 15, 100.0, 900.0), cpu(1, 2, 0, 5.0, 915.0)]).usage(NOW).cpu_ratio, None);
+    assert_eq!(
+        history([cpu(1, 1, 15, 100.0, 900.0), cpu(1, 2, 0, 5.0, 915.0)]).usage(NOW, STALE_SECONDS).cpu_ratio,
+        None
+    );
 }
 
 #[test]
 fn no_rate_is_taken_across_a_reboot() {
-    assert_eq!(history([cpu(1, 7, 15, 100.0, 900.0), cpu(2, 1, 0, 105.0, 915.0)]).usage(NOW).cpu_ratio, None);
+    assert_eq!(
+        history([cpu(1, 7, 15, 100.0, 900.0), cpu(2, 1, 0, 105.0, 915.0)])
+            .usage(NOW, STALE_SECONDS)
+            .cpu_ratio,
+        None
+    );
 }
 
 #[test]
@@ -95,7 +104,7 @@ fn usage_is_that_of_the_fullest_file_system() {
         point(Metric::SwapTotal, "", 0.0),
         point(Metric::SwapFree, "", 0.0),
     ];
-    let usage = history([sample(1, 1, 0, points)]).usage(NOW);
+    let usage = history([sample(1, 1, 0, points)]).usage(NOW, STALE_SECONDS);
     assert_eq!(usage.disk_ratio, Some(0.95));
     assert!((usage.inodes_ratio.unwrap() - 0.1).abs() < 1e-9);
     assert_eq!(usage.memory_ratio, Some(0.75));
@@ -105,20 +114,20 @@ fn usage_is_that_of_the_fullest_file_system() {
 #[test]
 fn what_was_not_heard_of_lately_is_unknown() {
     let history = history([load(1, 1, 0)]);
-    assert_eq!(history.usage(NOW.plus_seconds(STALE_SECONDS)).load1, Some(1.0));
-    assert_eq!(history.usage(NOW.plus_seconds(STALE_SECONDS + 1)), Usage::default());
-    assert_eq!(history.latest(NOW.plus_seconds(STALE_SECONDS + 1)), None);
+    assert_eq!(history.usage(NOW.plus_seconds(STALE_SECONDS), STALE_SECONDS).load1, Some(1.0));
+    assert_eq!(history.usage(NOW.plus_seconds(STALE_SECONDS + 1), STALE_SECONDS), Usage::default());
+    assert_eq!(history.latest(NOW.plus_seconds(STALE_SECONDS + 1), STALE_SECONDS), None);
 }
 
 #[test]
 fn backfill_alone_says_nothing_of_now() {
-    assert_eq!(history([load(1, 1, 2 * 60 * 60)]).usage(NOW), Usage::default());
+    assert_eq!(history([load(1, 1, 2 * 60 * 60)]).usage(NOW, STALE_SECONDS), Usage::default());
 }
 
 #[test]
 fn values_that_are_no_numbers_are_left_out() {
     let history = history([sample(1, 1, 0, vec![point(Metric::Load1, "", f64::INFINITY)])]);
-    assert_eq!(history.latest(NOW).unwrap().1, []);
+    assert_eq!(history.latest(NOW, STALE_SECONDS).unwrap().1, []);
 }
 
 fn idle_host(sequence: u64) -> Sample {
