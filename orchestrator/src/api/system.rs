@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::api::App;
 use crate::api::problem::{ApiError, Kind};
+use crate::chain;
 use crate::fleet::Caller;
 use crate::prometheus::{self, Snapshot};
 use crate::store::Commit;
@@ -45,7 +46,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, ApiEr
     };
     match tokio::time::timeout(PROBE_DEADLINE, probe).await {
         Ok(Ok(_)) => Ok("ready\n"),
-        Ok(Err(error)) => Err(ApiError::new(Kind::Unavailable, error.to_string())),
+        Ok(Err(error)) => Err(ApiError::new(Kind::Unavailable, chain(&error))),
         Err(_) => Err(ApiError::new(Kind::Unavailable, "the store does not answer; is its disk overloaded?")),
     }
 }

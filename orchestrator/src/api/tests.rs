@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chom_protocol::api::Problem;
 use chom_protocol::{TokenId, UnixMillis};
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,9 @@ use crate::fleet::state::Table;
 use crate::fleet::tests::{World, catalogue, name, open};
 use crate::fleet::tokens;
 use crate::history::History;
-use crate::store::{Commit, Store, encode};
+use crate::store::{
+    Commit, CommitError, Key, Prefix, ReadError, Record, Revision, Store, StoreFailure, WatchStream, encode,
+};
 
 /// An API on a fleet of its own.
 struct Api {
@@ -332,6 +335,45 @@ async fn readiness_ends_before_the_process_does() {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.problem().detail.contains("shutting down"));
     assert_eq!(api.get("/healthz").await.status, StatusCode::OK, "still alive");
+}
+
+/// A store whose disk has failed.
+struct Failed;
+
+impl Store for Failed {
+    fn get(&self, _: &Key) -> BoxFuture<'static, Result<Option<Record>, ReadError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn list(&self, _: &Prefix) -> BoxFuture<'static, Result<(Revision, Vec<Record>), ReadError>> {
+        Box::pin(async { Ok((Revision(0), vec![])) })
+    }
+
+    fn commit(&self, _: Commit) -> BoxFuture<'static, Result<Revision, CommitError>> {
+        let source = std::io::Error::other("no space left");
+        let failure = StoreFailure { step: "write", place: "/var/lib/chom".to_owned(), source };
+        Box::pin(async { Err(CommitError::Failed { source: Arc::new(failure) }) })
+    }
+
+    fn watch(&self, _: &Prefix, _: Revision) -> WatchStream {
+        unreachable!("readiness does not watch")
+    }
+
+    fn revision(&self) -> Revision {
+        Revision(0)
+    }
+}
+
+#[tokio::test]
+async fn an_orchestrator_whose_store_has_failed_is_not_ready_and_says_what_to_do() {
+    let api = Api::new().await;
+    let app = App::new(api.world.fleet.clone(), Arc::new(Failed), Arc::default(), api.stop.clone());
+    let api = Api { router: router(app), ..api };
+    let answer = api.get("/readyz").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("2")));
+    let detail = answer.problem().detail;
+    assert!(detail.contains("no space left") && detail.contains("restart the orchestrator"), "{detail}");
+    assert_eq!(api.get("/api/hosts").await.status, StatusCode::OK, "reads go on");
 }
 
 #[tokio::test]
