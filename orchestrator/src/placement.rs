@@ -7,16 +7,14 @@ use chom_protocol::vps::Engine;
 use chom_protocol::{Bytes, HostId, Name};
 
 /// A host as placement sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
     /// Which.
     pub host: HostId,
-    /// Where it stands.
-    pub region: Name,
     /// Why it takes nothing at all now, such as `cordoned`.
     pub closed: Option<&'static str>,
-    /// Engines that answer.
-    pub engines: Vec<Engine>,
+    /// Whether the wished engine answers on it.
+    pub has_engine: bool,
     /// Cores that may still be promised.
     pub cores_free: u32,
     /// Memory that may still be promised.
@@ -62,7 +60,8 @@ fn list(reasons: &BTreeMap<String, u32>) -> String {
     reasons.join(", ")
 }
 
-/// Takes the host with the largest share of free memory, then the fewest VPSs, then the lowest id: spread.
+/// Takes, of the hosts of the wished region, the one with the largest share of free memory, then the fewest VPSs, then the
+/// lowest id: spread.
 ///
 /// # Errors
 /// When no host can take it.
@@ -70,9 +69,6 @@ pub fn place(wish: &Wish, candidates: impl IntoIterator<Item = Candidate>) -> Re
     let mut best: Option<(u64, std::cmp::Reverse<u32>, std::cmp::Reverse<HostId>)> = None;
     let mut reasons = BTreeMap::new();
     for candidate in candidates {
-        if candidate.region != wish.region {
-            continue;
-        }
         match refusal(wish, &candidate) {
             Some(reason) => *reasons.entry(reason.to_owned()).or_default() += 1,
             None => {
@@ -94,7 +90,7 @@ fn refusal(wish: &Wish, candidate: &Candidate) -> Option<&'static str> {
     if let Some(reason) = candidate.closed {
         return Some(reason);
     }
-    if !candidate.engines.contains(&wish.engine) {
+    if !candidate.has_engine {
         return Some("without a working engine for it");
     }
     if candidate.cores_free < wish.cores {
@@ -123,9 +119,8 @@ mod tests {
     fn candidate(n: u128) -> Candidate {
         Candidate {
             host: host(n),
-            region: name("eu"),
             closed: None,
-            engines: vec![Engine::Libvirt],
+            has_engine: true,
             cores_free: 8,
             memory_free: Bytes::gib(8),
             memory: Bytes::gib(16),
@@ -147,7 +142,7 @@ mod tests {
     #[test]
     fn the_emptiest_host_is_taken_then_the_one_with_fewest_then_the_lowest_id() {
         let fuller = Candidate { memory_free: Bytes::gib(4), ..candidate(1) };
-        assert_eq!(place(&wish(), [fuller.clone(), candidate(2)]), Ok(host(2)));
+        assert_eq!(place(&wish(), [fuller, candidate(2)]), Ok(host(2)));
         let crowded = Candidate { count: 9, ..candidate(1) };
         assert_eq!(place(&wish(), [crowded, candidate(2)]), Ok(host(2)));
         assert_eq!(place(&wish(), [candidate(2), candidate(1)]), Ok(host(1)));
@@ -157,12 +152,11 @@ mod tests {
     fn every_host_that_is_not_taken_says_why() {
         let all = [
             Candidate { closed: Some("cordoned"), ..candidate(1) },
-            Candidate { engines: vec![], ..candidate(2) },
+            Candidate { has_engine: false, ..candidate(2) },
             Candidate { cores_free: 1, ..candidate(3) },
             Candidate { memory_free: Bytes::mib(1), ..candidate(4) },
             Candidate { disk_free: Bytes::gib(9), ..candidate(5) },
             Candidate { disk_free: Bytes::gib(9), ..candidate(6) },
-            Candidate { region: name("us"), ..candidate(7) },
         ];
         let error = place(&wish(), all).unwrap_err();
         expect_test::expect!["no host in region `eu` can take it: 1 cordoned, 1 with too few cores left, 2 with too little disk left, 1 with too little memory left, 1 without a working engine for it"].assert_eq(&error.to_string());

@@ -15,10 +15,10 @@ use crate::fleet::rows::{HostRow, HostStanding, OperationRow, VpsRow};
 use crate::fleet::state::State;
 use crate::health;
 
-/// Engines of a host that answer.
+/// Whether an engine of a host answers.
 #[must_use]
-pub fn working_engines(status: &HostStatus) -> Vec<Engine> {
-    status.engines.iter().filter(|engine| engine.problem.is_none()).map(|engine| engine.engine).collect()
+pub fn has_working_engine(status: &HostStatus, engine: Engine) -> bool {
+    status.engines.iter().any(|of_host| of_host.engine == engine && of_host.problem.is_none())
 }
 
 /// A VPS.
