@@ -146,7 +146,7 @@ impl Agent {
             destroys_per_hour: settings.destroys_per_hour,
             moved_grace: settings.moved_grace,
         });
-        let measuring = Measuring { driver, probe, ledger, shelves, inventory, troubles, boot };
+        let measuring = Measuring { driver, probe: Some(probe), ledger, shelves, inventory, troubles, boot };
         tasks.service("reconcile", reconciler.run(tasks.stop()));
         tasks.service("link", link::run(link, tasks.stop()));
         tasks.service("measure", measure::run(measuring, tasks.stop()));

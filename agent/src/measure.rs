@@ -63,7 +63,7 @@ impl Probe for FixedProbe {
 /// All that measuring works with.
 pub(crate) struct Measuring<D> {
     pub(crate) driver: Arc<D>,
-    pub(crate) probe: Box<dyn Probe>,
+    pub(crate) probe: Option<Box<dyn Probe>>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) shelves: Arc<Shelves>,
     pub(crate) inventory: watch::Sender<Inventory>,
@@ -87,8 +87,9 @@ pub(crate) async fn run<D: Driver>(mut measuring: Measuring<D>, stop: Cancellati
         }
         if looked_at.elapsed() >= INVENTORY_EVERY {
             looked_at = Instant::now();
-            let inventory = measuring.probe.inventory();
-            measuring.inventory.send_replace(inventory);
+            if let Some(probe) = &mut measuring.probe {
+                measuring.inventory.send_replace(probe.inventory());
+            }
         }
         let spec = measuring.ledger.desired().spec;
         let seconds =
@@ -119,8 +120,16 @@ async fn turn<D: Driver>(measuring: &mut Measuring<D>, numbers: &mut std::ops::R
         }
     }
     let Some(number) = numbers.next() else { return };
-    let sample = measuring.probe.sample(measuring.boot, number, clock::now(), points);
-    match measuring.probe.problems() {
+    let (boot, Some(mut probe)) = (measuring.boot, measuring.probe.take()) else { return };
+    // On a thread of its own: a file system that hangs holds up its reader, and must hold up nobody else.
+    let measured = spawn_blocking(move || {
+        let sample = probe.sample(boot, number, clock::now(), points);
+        (probe, sample)
+    });
+    let Ok((probe, sample)) = measured.await else { return }; // the runtime is shutting down
+    let problems = probe.problems();
+    measuring.probe = Some(probe);
+    match problems {
         none if none.is_empty() => measuring.troubles.clear("measuring"),
         some => measuring.troubles.set("measuring", some.join("; ")),
     }

@@ -93,7 +93,7 @@ async fn driver(config: &Config) -> Result<(AnyDriver, EngineStatus), RunError> 
             let unasked = DriverError::passing("libvirt was not asked yet");
             let engine = libvirt::silent(&verdict, &unasked);
             let driver = LibvirtDriver::new(config.helper.clone(), config.vps_directory(), verdict);
-            Ok((AnyDriver::Libvirt(driver), engine))
+            Ok((AnyDriver::Libvirt(Box::new(driver)), engine))
         }
         Engine::Fake => {
             warn!("the engine is a fake: no guest is real");

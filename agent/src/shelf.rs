@@ -11,7 +11,7 @@ use chom_protocol::sample::Sample;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::spool::{Keep, Position, SAMPLES_BYTES_MAX, Spool, SpoolError};
+use crate::spool::{Batch, Keep, Position, SAMPLES_BYTES_MAX, Spool, SpoolError};
 
 /// Why something cannot be put on the shelf.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ impl Shelf {
 
     /// The oldest messages as one, of about so many bytes at most. Blocks on the disk.
     pub(crate) fn next(&self, bytes_max: usize) -> Result<Option<(ToOrchestrator, Position)>, SpoolError> {
-        let Some((records, position)) = self.spool().peek(bytes_max)? else { return Ok(None) };
+        let Some(Batch { records, position }) = self.spool().peek(bytes_max)? else { return Ok(None) };
         let (mut results, mut samples) = (Vec::new(), Vec::new());
         for record in records {
             match codec::decode::<ToOrchestrator>(&record) {

@@ -46,6 +46,15 @@ pub struct Position {
     offset: u64,
 }
 
+/// Records that were given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Oldest first.
+    pub records: Vec<Vec<u8>>,
+    /// Acknowledge this once they are kept elsewhere.
+    pub position: Position,
+}
+
 /// What the spool does with its oldest records when it is full, and how hard it holds on to new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -132,7 +141,7 @@ impl Spool {
     ///
     /// # Errors
     /// When a segment cannot be read.
-    pub fn peek(&self, bytes_max: usize) -> Result<Option<(Vec<Vec<u8>>, Position)>, SpoolError> {
+    pub fn peek(&self, bytes_max: usize) -> Result<Option<Batch>, SpoolError> {
         let mut records = Vec::new();
         let mut bytes = 0;
         let mut position = self.acknowledged;
@@ -149,14 +158,14 @@ impl Spool {
             while position.offset < segment.bytes {
                 let Some(record) = read_record(&mut file).map_err(failed)? else { break };
                 if !records.is_empty() && bytes + record.len() > bytes_max {
-                    return Ok(Some((records, position)));
+                    return Ok(Some(Batch { records, position }));
                 }
                 bytes += record.len();
                 position.offset += (HEADER_BYTES + record.len()) as u64;
                 records.push(record);
             }
         }
-        Ok((!records.is_empty()).then_some((records, position)))
+        Ok((!records.is_empty()).then_some(Batch { records, position }))
     }
 
     /// Forgets everything up to there.
@@ -300,7 +309,7 @@ mod tests {
     use super::*;
 
     fn all(spool: &Spool) -> Vec<Vec<u8>> {
-        spool.peek(usize::MAX).unwrap().map(|(records, _)| records).unwrap_or_default()
+        spool.peek(usize::MAX).unwrap().map(|batch| batch.records).unwrap_or_default()
     }
 
     #[test]
@@ -310,13 +319,13 @@ mod tests {
         for record in [&b"one"[..], b"two", b"three"] {
             spool.append(record).unwrap();
         }
-        let (batch, position) = spool.peek(6).unwrap().unwrap();
-        assert_eq!(batch, [b"one".to_vec(), b"two".to_vec()]);
+        let Batch { records, position } = spool.peek(6).unwrap().unwrap();
+        assert_eq!(records, [b"one".to_vec(), b"two".to_vec()]);
         assert_eq!(all(&Spool::open(folder.path(), Keep::All).unwrap()).len(), 3);
         spool.acknowledge(position).unwrap();
         assert_eq!(all(&spool), [b"three".to_vec()]);
         spool.append(b"four").unwrap();
-        let (_, position) = spool.peek(usize::MAX).unwrap().unwrap();
+        let Batch { position, .. } = spool.peek(usize::MAX).unwrap().unwrap();
         spool.acknowledge(position).unwrap();
         assert!(spool.is_empty() && all(&spool).is_empty());
         spool.append(b"five").unwrap();

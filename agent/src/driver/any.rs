@@ -14,7 +14,7 @@ use super::{Driver, DriverError, Observed};
 #[derive(Debug)]
 pub enum AnyDriver {
     /// VMs by libvirt and QEMU.
-    Libvirt(LibvirtDriver),
+    Libvirt(Box<LibvirtDriver>),
     /// Guests that exist only in a file.
     Fake(FakeDriver),
 }
