@@ -11,6 +11,7 @@ pub mod health;
 pub mod history;
 pub mod images;
 pub mod init;
+pub mod notify;
 pub mod placement;
 pub mod prometheus;
 pub mod run;

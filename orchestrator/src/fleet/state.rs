@@ -5,13 +5,17 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use chom_protocol::vps::Sha256;
-use chom_protocol::{Bytes, EnrolmentId, HostId, JobId, Name, OperationId, TokenId, VpsId};
+use chom_protocol::{
+    AlertId, Bytes, EnrolmentId, HostId, JobId, Name, NotificationId, OperationId, TokenId, VpsId,
+};
 use imbl::{OrdMap, OrdSet};
 
+use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::rows::{
     AddressRow, AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, JobRow,
     ObservedRow, ObservedVpsRow, OperationRow, TokenRow, VpsNameRow, VpsRow,
 };
+use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
 use crate::store::record::{self, Meta, RecordError, Row};
 use crate::store::{Key, Prefix, Record, Revision};
 
@@ -165,6 +169,10 @@ tables! {
     observed: ObservedRow, "observed", 1, "observed", HostId, |row| row.host, |id, folder| folder.row(id);
     observed_vps: ObservedVpsRow, "observed-vps", 1, "observed-vps", VpsId, |row| row.vps, |id, folder| folder.row(id);
     authorities: AuthorityRow, "authority", 1, "authorities", u64, |row| row.number, |id, folder| folder.row(id);
+    alerts: AlertRow, "alert", 1, "alerts", AlertId, |row| row.id, |id, folder| folder.row(id);
+    alert_groups: GroupRow, "alert-group", 1, "alert-groups", Sha256, |row| row.group.id(), |id, folder| folder.row(id);
+    notifications: NotificationRow, "notification", 1, "notifications", NotificationId, |row| row.id, |id, folder| folder.row(id);
+    smtp: SmtpRow, "smtp", 1, "smtp", u64, |_row| THE_SERVER, |id, folder| folder.row(id);
 }
 
 impl State {
