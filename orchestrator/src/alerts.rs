@@ -83,16 +83,13 @@ impl AlertingSettings {
     }
 }
 
-/// Certificates to watch besides those of hosts and the fleet's CA, asked for at each pass.
-pub type Certificates = Arc<dyn Fn() -> Vec<WatchedCertificate> + Send + Sync>;
-
 /// Watches a fleet. Clones are handles to the same.
 #[derive(Clone)]
 pub struct Alerting {
     fleet: Fleet,
     history: Arc<History>,
     settings: Arc<AlertingSettings>,
-    certificates: Certificates,
+    certificates: Arc<[WatchedCertificate]>,
 }
 
 /// Everything a pass looks at besides rows.
@@ -104,15 +101,15 @@ struct Seen {
 }
 
 impl Alerting {
-    /// For one fleet.
+    /// For one fleet; `certificates` are watched besides those of hosts and the fleet's CA.
     #[must_use]
     pub fn new(
         fleet: Fleet,
         history: Arc<History>,
         settings: AlertingSettings,
-        certificates: Certificates,
+        certificates: Vec<WatchedCertificate>,
     ) -> Self {
-        Self { fleet, history, settings: Arc::new(settings), certificates }
+        Self { fleet, history, settings: Arc::new(settings), certificates: certificates.into() }
     }
 
     /// Watches until stopped.
@@ -159,7 +156,7 @@ impl Alerting {
     fn look(&self, state: &State, now: UnixMillis) -> Seen {
         let of_host = |id: &HostId| Some((*id, self.history.levels(*id, now)?));
         let levels = state.hosts.keys().filter_map(of_host).collect();
-        let mut certificates = (self.certificates)();
+        let mut certificates = self.certificates.to_vec();
         let not_after = self.fleet.authorities().signing().not_after();
         certificates.push(WatchedCertificate { name: "certificate of the fleet's CA".to_owned(), not_after });
         Seen { observations: self.fleet.observations().snapshot(), levels: Arc::new(levels), certificates }

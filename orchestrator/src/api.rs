@@ -13,9 +13,11 @@ use utoipa_axum::routes;
 
 use crate::fleet::Fleet;
 use crate::history::History;
+use crate::notify::Notifier;
 use crate::prometheus::HttpMetrics;
 use crate::store::Store;
 
+mod alerts;
 mod answer;
 mod auth;
 mod catalogue;
@@ -28,6 +30,7 @@ mod page;
 mod problem;
 mod request;
 mod server;
+mod smtp;
 mod system;
 mod vps_servers;
 
@@ -45,6 +48,7 @@ pub struct App {
     fleet: Fleet,
     store: Arc<dyn Store>,
     history: Arc<History>,
+    notifier: Notifier,
     stop: CancellationToken,
     http: HttpMetrics,
     streams: events::Streams,
@@ -57,11 +61,18 @@ impl App {
     /// Makes the API of a fleet. `store` is only asked whether it still takes commits. Event streams end, and `/readyz`
     /// says no, when `stop` is cancelled.
     #[must_use]
-    pub fn new(fleet: Fleet, store: Arc<dyn Store>, history: Arc<History>, stop: CancellationToken) -> Self {
+    pub fn new(
+        fleet: Fleet,
+        store: Arc<dyn Store>,
+        history: Arc<History>,
+        notifier: Notifier,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             fleet,
             store,
             history,
+            notifier,
             stop,
             http: HttpMetrics::default(),
             streams: events::Streams::default(),
@@ -107,6 +118,11 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(vps_servers::hold))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::notifications))
+        .routes(routes!(smtp::configure))
+        .routes(routes!(smtp::test))
+        .routes(routes!(smtp::show))
         .routes(routes!(events::watch))
         .routes(routes!(system::openapi))
         .routes(routes!(system::healthz))

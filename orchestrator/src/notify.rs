@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use chom_protocol::api::alerts::DeliveryState;
 use chom_protocol::api::alerts::{DeliveryView, NotificationView};
 use chom_protocol::api::smtp::{
     ConfigureSmtp, SmtpSecurity, SmtpTestOutcome, SmtpTested, SmtpView, TestSmtp,
 };
-use chom_protocol::api::alerts::DeliveryState;
 use futures_util::future::join_all;
 
 use crate::clock::{self, rfc3339};
@@ -15,8 +15,8 @@ use crate::fleet::state::{State, Stored, Table};
 use crate::fleet::{Caller, Decision, Done, ErrorKind, Fleet, FleetError, RequestMark, check_revision};
 use crate::store::seal::{MasterKey, Sealed};
 
-pub mod mail;
 mod hello;
+pub mod mail;
 pub(crate) mod outbox;
 pub(crate) mod render;
 pub mod rows;
@@ -269,7 +269,8 @@ fn check(request: &ConfigureSmtp) -> Result<(), FleetError> {
     check_recipients("/to", to)?;
     if let Some(pem) = ca_pem {
         if pem.len() > CA_PEM_BYTES_MAX {
-            let what = format!("{} bytes; at most {CA_PEM_BYTES_MAX} are allowed: give only the CA", pem.len());
+            let what =
+                format!("{} bytes; at most {CA_PEM_BYTES_MAX} are allowed: give only the CA", pem.len());
             return Err(FleetError::invalid("/ca_pem", what));
         }
         mail::check_ca(pem).map_err(|what| FleetError::invalid("/ca_pem", what))?;
@@ -279,7 +280,8 @@ fn check(request: &ConfigureSmtp) -> Result<(), FleetError> {
 
 fn check_recipients(location: &'static str, to: &[String]) -> Result<(), FleetError> {
     if to.len() > RECIPIENTS_MAX {
-        let what = format!("{} mailboxes; at most {RECIPIENTS_MAX} are allowed: use a mailing list", to.len());
+        let what =
+            format!("{} mailboxes; at most {RECIPIENTS_MAX} are allowed: use a mailing list", to.len());
         return Err(FleetError::invalid(location, what));
     }
     let mut seen = std::collections::BTreeSet::new();

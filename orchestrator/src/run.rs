@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::alerts::{Alerting, AlertingSettings, WatchedCertificate};
 use crate::api::{self, App};
 use crate::config::Config;
 use crate::fleet::authority::{Authorities, AuthoritiesError};
@@ -23,6 +24,7 @@ use crate::fleet::state::{State, Table};
 use crate::fleet::{Fleet, LoadError};
 use crate::history::History;
 use crate::images::{self, ImageError, ImageFolder};
+use crate::notify::Notifier;
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{ReadError, RecordError, Store, decode, sled};
@@ -187,8 +189,20 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
 impl Running {
     /// What runs beside the link. Each part has its line here.
     fn start_services(&self, config: &Config, api: TcpListener, certificate: ServerCertificate) {
-        let Self { fleet, store, history, edges, .. } = self;
-        let app = App::new(fleet.clone(), Arc::clone(store), Arc::clone(history), edges.stop());
+        let Self { fleet, store, history, master_key, edges, .. } = self;
+        let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
+        let app =
+            App::new(fleet.clone(), Arc::clone(store), Arc::clone(history), notifier.clone(), edges.stop());
+        let end = certificate.validity().map(|(_, end)| end).ok();
+        let watched =
+            end.map(|not_after| WatchedCertificate { name: "certificate of the API".to_owned(), not_after });
+        let settings = AlertingSettings::of(config);
+        let alerting =
+            Alerting::new(fleet.clone(), Arc::clone(history), settings, watched.into_iter().collect());
+        let stop = edges.stop();
+        edges.service("alerts", async move { alerting.watch(stop).await });
+        let stop = edges.stop();
+        edges.service("mail", async move { notifier.deliver(stop).await });
         let tasks = edges.clone();
         edges.service("api", async move {
             if let Err(error) = api::serve(api::router(app), api, &certificate, &tasks).await {

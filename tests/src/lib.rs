@@ -4,6 +4,7 @@
 //! ```text
 //! fleet ─► orchestrator, agent   real processes with folders of their own      wait   conditions with deadlines
 //!     └──► api                   the admin API, typed                          seed   chance that can be repeated
+//! smtp    a mail server that refuses, stalls, greylists
 //! proxy   bad network, UDP       peer   one bare connection of the link, well-behaved or hostile
 //! ```
 #![allow(
@@ -23,4 +24,5 @@ pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod seed;
+pub mod smtp;
 pub mod wait;

@@ -354,7 +354,12 @@ impl Session {
     }
 
     /// Answers, or breaks as asked.
-    async fn answer(&self, stream: &mut (impl AsyncWrite + Unpin), step: Step, usual: &str) -> io::Result<Next> {
+    async fn answer(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        step: Step,
+        usual: &str,
+    ) -> io::Result<Next> {
         let (text, next) = match self.fault(step) {
             None => (usual.to_owned(), Next::Go),
             Some(Break::Answer(text)) => {
@@ -380,7 +385,10 @@ impl Session {
         Some(fault.how.clone())
     }
 
-    async fn talk(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + AsyncBufReadExt + Unpin)) -> io::Result<Next> {
+    async fn talk(
+        &mut self,
+        stream: &mut (impl AsyncRead + AsyncWrite + AsyncBufReadExt + Unpin),
+    ) -> io::Result<Next> {
         while let Some(line) = read_line(stream).await? {
             let upper = line.to_ascii_uppercase();
             let next = if upper.starts_with("EHLO") || upper.starts_with("HELO") {
@@ -427,9 +435,8 @@ impl Session {
             lines.push(format!("AUTH {}", login.mechanisms));
         }
         let last = lines.len() - 1;
-        let line = |(place, text): (usize, &String)| {
-            format!("250{}{text}", if place == last { ' ' } else { '-' })
-        };
+        let line =
+            |(place, text): (usize, &String)| format!("250{}{text}", if place == last { ' ' } else { '-' });
         lines.iter().enumerate().map(line).collect::<Vec<_>>().join("\r\n")
     }
 

@@ -54,7 +54,14 @@ impl Row for VpsAccepted {
     }
 }
 
+impl Row for chom_protocol::api::smtp::SmtpView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
 impl Row for chom_protocol::api::hosts::LedgerView {}
+impl Row for chom_protocol::api::smtp::SmtpTested {}
 impl Row for chom_protocol::api::operations::OperationView {}
 
 /// The answer to a read of one row.

@@ -24,11 +24,14 @@ use uuid::Uuid;
 use super::envelope::SECURITY_HEADERS;
 use super::{App, router};
 use crate::clock;
+use crate::fleet::Fleet;
 use crate::fleet::rows::TokenRow;
 use crate::fleet::state::Table;
 use crate::fleet::tests::{World, catalogue, name, open};
 use crate::fleet::tokens;
 use crate::history::History;
+use crate::notify::Notifier;
+use crate::store::seal::MasterKey;
 use crate::store::{
     Commit, CommitError, Key, Prefix, ReadError, Record, Revision, Store, StoreFailure, WatchStream, encode,
 };
@@ -72,6 +75,11 @@ impl std::fmt::Debug for Answer {
     }
 }
 
+fn notifier(fleet: &Fleet) -> Notifier {
+    let folder = tempfile::tempdir().unwrap();
+    Notifier::new(fleet.clone(), Arc::new(MasterKey::create(&folder.path().join("key")).unwrap()))
+}
+
 impl Api {
     async fn new() -> Self {
         let folder = World::new().await.end().await;
@@ -85,7 +93,8 @@ impl Api {
         store.commit(commit).await.unwrap();
         let world = World::start(folder, Arc::clone(&store), catalogue()).await;
         let (stop, history) = (CancellationToken::new(), Arc::new(History::default()));
-        let app = App::new(world.fleet.clone(), Arc::clone(&store), history, stop.clone());
+        let notifier = notifier(&world.fleet);
+        let app = App::new(world.fleet.clone(), Arc::clone(&store), history, notifier, stop.clone());
         Self { world, router: router(app), store, stop, token, expired }
     }
 
@@ -264,7 +273,9 @@ async fn a_wrong_method_is_told_which_are_right() {
 #[tokio::test]
 async fn a_handler_that_panics_is_answered_with_a_problem() {
     let api = Api::new().await;
-    let app = App::new(api.world.fleet.clone(), Arc::clone(&api.store), Arc::default(), api.stop.clone());
+    let notifier = notifier(&api.world.fleet);
+    let app =
+        App::new(api.world.fleet.clone(), Arc::clone(&api.store), Arc::default(), notifier, api.stop.clone());
     let broken =
         Router::new().route("/broken", axum::routing::get(|| async { panic!("on purpose") as &str }));
     let router = super::envelope::around(broken, app);
@@ -367,7 +378,8 @@ impl Store for Failed {
 #[tokio::test]
 async fn an_orchestrator_whose_store_has_failed_is_not_ready_and_says_what_to_do() {
     let api = Api::new().await;
-    let app = App::new(api.world.fleet.clone(), Arc::new(Failed), Arc::default(), api.stop.clone());
+    let notifier = notifier(&api.world.fleet);
+    let app = App::new(api.world.fleet.clone(), Arc::new(Failed), Arc::default(), notifier, api.stop.clone());
     let api = Api { router: router(app), ..api };
     let answer = api.get("/readyz").await;
     assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("2")));

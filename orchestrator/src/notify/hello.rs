@@ -36,7 +36,8 @@ mod tests {
 
     #[test]
     fn the_name_is_qualified_from_hosts_and_never_localhost() {
-        let hosts = "127.0.0.1 localhost\n127.0.1.1 box.example.com box # me\n10.0.0.1 other.example.com other\n";
+        let hosts =
+            "127.0.0.1 localhost\n127.0.1.1 box.example.com box # me\n10.0.0.1 other.example.com other\n";
         for (name, expected) in [
             ("box", Some("box.example.com")),
             ("a.example.org", Some("a.example.org")),

@@ -208,7 +208,9 @@ fn mailbox(text: &str) -> Result<Mailbox, String> {
     if mailbox.email.to_string().is_ascii() {
         Ok(mailbox)
     } else {
-        Err(format!("the address of `{text}` has letters outside ASCII; write its domain in punycode (xn--…)"))
+        Err(format!(
+            "the address of `{text}` has letters outside ASCII; write its domain in punycode (xn--…)"
+        ))
     }
 }
 
@@ -224,7 +226,8 @@ pub fn domain(text: &str) -> Option<String> {
 /// What is wrong with them.
 pub fn check_ca(pem: &str) -> Result<(), String> {
     let damaged = || {
-        "it is no PEM text with certificates; paste them whole, from `-----BEGIN CERTIFICATE-----` on".to_owned()
+        "it is no PEM text with certificates; paste them whole, from `-----BEGIN CERTIFICATE-----` on"
+            .to_owned()
     };
     if !pem.contains("-----BEGIN CERTIFICATE-----") {
         return Err(damaged());

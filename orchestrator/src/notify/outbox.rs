@@ -14,12 +14,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::Notifier;
 use super::mail::{Mail, Mailer, SendError};
 use super::render::render;
 use super::rows::{Delivery, NotificationRow, SmtpRow, THE_SERVER};
-use super::Notifier;
-use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::alerts::grouping::News;
+use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::clock;
 use crate::fleet::state::State;
 use crate::fleet::{Decision, FleetError};
@@ -119,14 +119,23 @@ fn is_far(at: UnixMillis, now: UnixMillis) -> bool {
 }
 
 /// A delivery after a try.
-fn after(row: &NotificationRow, delivery: &Delivery, outcome: &Result<String, SendError>, now: UnixMillis) -> Delivery {
+fn after(
+    row: &NotificationRow,
+    delivery: &Delivery,
+    outcome: &Result<String, SendError>,
+    now: UnixMillis,
+) -> Delivery {
     let attempts = delivery.attempts.saturating_add(1);
     let (state, answer, next) = match outcome {
         Ok(answer) => (DeliveryState::Delivered, answer.clone(), None),
         Err(error) if error.is_permanent() => (DeliveryState::GivenUp, error.to_string(), None),
         Err(error) if now.seconds_since(row.created_at) >= GIVE_UP_SECONDS => {
             let days = GIVE_UP_SECONDS / (24 * 3600);
-            (DeliveryState::GivenUp, format!("given up after {days} days and {attempts} tries: {error}"), None)
+            (
+                DeliveryState::GivenUp,
+                format!("given up after {days} days and {attempts} tries: {error}"),
+                None,
+            )
         }
         Err(error) => {
             let wait = backoff_millis(&row.message_id, &delivery.recipient, attempts);
@@ -199,7 +208,12 @@ impl Notifier {
     }
 
     /// One try, and its result stored. Gives the recipient.
-    async fn attempt(&self, mailer: Result<Arc<Mailer>, SendError>, id: NotificationId, mail: Mail) -> String {
+    async fn attempt(
+        &self,
+        mailer: Result<Arc<Mailer>, SendError>,
+        id: NotificationId,
+        mail: Mail,
+    ) -> String {
         let outcome = match mailer {
             Ok(mailer) => mailer.send(&mail).await,
             Err(error) => Err(error),
@@ -216,7 +230,9 @@ impl Notifier {
         let recipient = mail.to;
         let stored = {
             let recipient = recipient.clone();
-            self.fleet().decide("chom".into(), move |decision| record(decision, id, &recipient, &outcome)).await
+            self.fleet()
+                .decide("chom".into(), move |decision| record(decision, id, &recipient, &outcome))
+                .await
         };
         if let Err(error) = stored {
             tracing::error!(notification = %id, %error, "cannot store how a delivery went; it may be sent once more");
@@ -249,7 +265,12 @@ struct Cached {
 }
 
 impl Cached {
-    fn of(&mut self, notifier: &Notifier, row: &SmtpRow, revision: Revision) -> Result<Arc<Mailer>, SendError> {
+    fn of(
+        &mut self,
+        notifier: &Notifier,
+        row: &SmtpRow,
+        revision: Revision,
+    ) -> Result<Arc<Mailer>, SendError> {
         if self.revision != Some(revision) {
             self.mailer = None;
             self.revision = Some(revision);

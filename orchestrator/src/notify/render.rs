@@ -22,7 +22,10 @@ pub(crate) struct Rendered {
 }
 
 /// A notification as a mail; `alert` finds the alerts that it refers to, as they are now.
-pub(crate) fn render<'r>(row: &NotificationRow, alert: impl Fn(&AlertId) -> Option<&'r AlertRow>) -> Rendered {
+pub(crate) fn render<'r>(
+    row: &NotificationRow,
+    alert: impl Fn(&AlertId) -> Option<&'r AlertRow>,
+) -> Rendered {
     let status = match row.firing_count {
         0 => "RESOLVED".to_owned(),
         count => format!("FIRING:{count}"),
@@ -47,7 +50,13 @@ pub(crate) fn render<'r>(row: &NotificationRow, alert: impl Fn(&AlertId) -> Opti
     };
     list("FIRING", &row.firing, row.firing_count, true);
     list("RESOLVED", &row.resolved, row.resolved_count, false);
-    line(&mut body, &format!("-- \nCHOM told of this at {}; `chomctl alert list` shows what is now.", rfc3339(row.created_at)));
+    line(
+        &mut body,
+        &format!(
+            "-- \nCHOM told of this at {}; `chomctl alert list` shows what is now.",
+            rfc3339(row.created_at)
+        ),
+    );
     Rendered { subject: one_line(&format!("[{status}] {}", row.group)), body }
 }
 
@@ -135,7 +144,10 @@ mod tests {
     #[test]
     fn a_firing_mail_says_what_since_when_and_what_to_do() {
         let gone = "host h1 has given no sign of life since then: check its power";
-        check(&[alert(1, gone, false), alert(2, "host h2 is gone", false)], &[], expect![[r#"
+        check(
+            &[alert(1, gone, false), alert(2, "host h2 is gone", false)],
+            &[],
+            expect![[r#"
             Subject: [FIRING:2] HostUnreachable us-east
 
             FIRING: 2
@@ -150,12 +162,16 @@ mod tests {
 
             -- 
             CHOM told of this at 2023-11-14T22:24:20Z; `chomctl alert list` shows what is now.
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn a_resolved_mail_says_since_when_it_is_over() {
-        check(&[], &[alert(1, "host h1 is gone", true)], expect![[r#"
+        check(
+            &[],
+            &[alert(1, "host h1 is gone", true)],
+            expect![[r#"
             Subject: [RESOLVED] HostUnreachable us-east
 
             RESOLVED: 1
@@ -166,12 +182,16 @@ mod tests {
 
             -- 
             CHOM told of this at 2023-11-14T22:24:20Z; `chomctl alert list` shows what is now.
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn a_mail_can_tell_both_and_what_changed_before_it_was_sent() {
-        check(&[alert(1, "host h1 is gone", true)], &[alert(2, "host h2 is gone", true)], expect![[r#"
+        check(
+            &[alert(1, "host h1 is gone", true)],
+            &[alert(2, "host h2 is gone", true)],
+            expect![[r#"
             Subject: [FIRING:1] HostUnreachable us-east
 
             FIRING: 1
@@ -188,14 +208,18 @@ mod tests {
 
             -- 
             CHOM told of this at 2023-11-14T22:24:20Z; `chomctl alert list` shows what is now.
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn nothing_in_a_row_makes_a_header() {
         assert_eq!(one_line("a\r\nBcc: evil@example.com\u{85}\u{0}"), "a  Bcc: evil@example.com  ");
         let summary = "host\r\n.\r\nMAIL FROM:<x>";
-        check(&[alert(1, summary, false)], &[], expect![[r#"
+        check(
+            &[alert(1, summary, false)],
+            &[],
+            expect![[r#"
             Subject: [FIRING:1] HostUnreachable us-east
 
             FIRING: 1
@@ -206,7 +230,8 @@ mod tests {
 
             -- 
             CHOM told of this at 2023-11-14T22:24:20Z; `chomctl alert list` shows what is now.
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -11,11 +11,14 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
     let text: String = found.iter().map(|line| format!("{line}\n")).collect();
     expect_test::expect![[r#"
         DELETE /api/vps-servers/{vps}
+        GET /api/alertmanager/smtp/config
+        GET /api/alerts
         GET /api/events
         GET /api/hosts
         GET /api/hosts/{host}
         GET /api/hosts/{host}/ledger
         GET /api/images
+        GET /api/notifications
         GET /api/openapi.json
         GET /api/operations
         GET /api/operations/{operation}
@@ -26,6 +29,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /healthz
         GET /metrics
         GET /readyz
+        POST /api/alertmanager/smtp/configure
+        POST /api/alertmanager/smtp/test
         POST /api/hosts
         POST /api/hosts/{host}/allow-destroys
         POST /api/hosts/{host}/cordon

@@ -32,12 +32,16 @@ fn a_mail_has_what_threads_it_and_stops_automatic_replies() {
         Auto-Submitted: auto-generated
         In-Reply-To: <0@example.com>
         References: <0@example.com>
+        MIME-Version: 1.0
+        Content-Type: text/plain; charset=utf-8
         Content-Transfer-Encoding: 7bit
 
         host h1 is gone
         .
         end
-    "#]].assert_eq(&bytes(&mail("[FIRING:1] HostUnreachable us-east")));
+
+    "#]]
+    .assert_eq(&bytes(&mail("[FIRING:1] HostUnreachable us-east")));
 }
 
 #[test]
@@ -51,9 +55,18 @@ fn a_mailbox_is_checked() {
     for good in ["a@example.com", "Admins <a@example.com>", "a+b@example.com", "a@localhost"] {
         assert_eq!(check_mailbox(good), Ok(()), "{good}");
     }
-    for bad in
-        ["", "a", "a@", "@b", "a@b@c", "a b@example.com", "a@exa mple.com", "ä@example.com", "a@ä.example", "a@b\r\nX: y"]
-    {
+    for bad in [
+        "",
+        "a",
+        "a@",
+        "@b",
+        "a@b@c",
+        "a b@example.com",
+        "a@exa mple.com",
+        "ä@example.com",
+        "a@ä.example",
+        "a@b\r\nX: y",
+    ] {
         assert!(check_mailbox(bad).is_err(), "{bad}");
     }
 }

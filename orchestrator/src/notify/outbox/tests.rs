@@ -94,7 +94,8 @@ fn waits_double_up_to_an_hour_and_are_spread() {
 fn one_delivery_for_each_recipient_at_a_time_the_oldest_first() {
     let state = state([notification(1, &["a@x", "b@x"], 0), notification(2, &["a@x", "c@x"], 0)]);
     let found = due(&state, &BTreeSet::from(["b@x".to_owned()]), UnixMillis(0));
-    let found: Vec<(u128, usize)> = found.into_iter().map(|(id, place)| (id.uuid().as_u128(), place)).collect();
+    let found: Vec<(u128, usize)> =
+        found.into_iter().map(|(id, place)| (id.uuid().as_u128(), place)).collect();
     assert_eq!(found, [(1, 0), (2, 1)], "b is busy; a gets its older one");
 }
 
