@@ -97,7 +97,20 @@ pub fn document() -> OpenApi {
 }
 
 fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(document::preamble())
+    with_fleet(with_alerts(OpenApiRouter::with_openapi(document::preamble())))
+}
+
+fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::notifications))
+        .routes(routes!(smtp::configure))
+        .routes(routes!(smtp::test))
+        .routes(routes!(smtp::show))
+}
+
+fn with_fleet(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(catalogue::regions))
         .routes(routes!(catalogue::sizes))
         .routes(routes!(catalogue::images))
@@ -118,11 +131,6 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(vps_servers::hold))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
-        .routes(routes!(alerts::list))
-        .routes(routes!(alerts::notifications))
-        .routes(routes!(smtp::configure))
-        .routes(routes!(smtp::test))
-        .routes(routes!(smtp::show))
         .routes(routes!(events::watch))
         .routes(routes!(system::openapi))
         .routes(routes!(system::healthz))

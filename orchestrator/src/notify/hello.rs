@@ -21,12 +21,12 @@ fn qualify(name: &str, hosts: &str) -> Option<String> {
     if name.contains('.') {
         return Some(name.to_owned());
     }
-    let qualified = hosts.lines().filter_map(|line| {
+    let mut qualified = hosts.lines().filter_map(|line| {
         let names: Vec<&str> = line.split('#').next()?.split_whitespace().skip(1).collect();
         let prefix = format!("{name}.");
         names.contains(&name).then(|| names.iter().find(|other| other.starts_with(&prefix)).copied())?
     });
-    let qualified = qualified.filter(legal).next();
+    let qualified = qualified.find(legal);
     Some(qualified.unwrap_or(name).to_owned())
 }
 

@@ -157,7 +157,7 @@ fn backoff_millis(message_id: &str, recipient: &str, attempts: u32) -> u64 {
     let whole = (BACKOFF_SECONDS << doublings).min(BACKOFF_SECONDS_MAX) * 1000;
     let digest = Sha256::of(format!("{message_id} {recipient} {attempts}").as_bytes());
     let share = digest.0.iter().take(4).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-    whole / 2 + ((whole / 2) * share >> 32)
+    whole / 2 + (((whole / 2) * share) >> 32)
 }
 
 /// The mail of a delivery, as alerts are now.
@@ -218,15 +218,7 @@ impl Notifier {
             Ok(mailer) => mailer.send(&mail).await,
             Err(error) => Err(error),
         };
-        match &outcome {
-            Ok(answer) => tracing::info!(notification = %id, recipient = %mail.to, answer, "mail delivered"),
-            Err(error) if error.is_permanent() => {
-                tracing::error!(notification = %id, recipient = %mail.to, %error, "mail refused for good");
-            }
-            Err(error) => {
-                tracing::warn!(notification = %id, recipient = %mail.to, %error, "mail not delivered; tried again later");
-            }
-        }
+        say(id, &mail.to, &outcome);
         let recipient = mail.to;
         let stored = {
             let recipient = recipient.clone();
@@ -238,6 +230,18 @@ impl Notifier {
             tracing::error!(notification = %id, %error, "cannot store how a delivery went; it may be sent once more");
         }
         recipient
+    }
+}
+
+fn say(notification: NotificationId, recipient: &str, outcome: &Result<String, SendError>) {
+    match outcome {
+        Ok(answer) => tracing::info!(%notification, recipient, answer, "mail delivered"),
+        Err(error) if error.is_permanent() => {
+            tracing::error!(%notification, recipient, %error, "mail refused for good");
+        }
+        Err(error) => {
+            tracing::warn!(%notification, recipient, %error, "mail not delivered; tried again later");
+        }
     }
 }
 
