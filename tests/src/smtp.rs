@@ -198,8 +198,14 @@ impl SmtpServer {
     /// When it cannot be listened on.
     pub fn start_on(address: SocketAddr, options: Options) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(listen(address))?;
+        // Takes the address of a server that was stopped, too: SO_REUSEADDR is set.
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let listener = {
+            let _context = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
         let kept = Arc::new(Mutex::new(Kept { faults: options.faults.clone(), ..Kept::default() }));
         let stop = CancellationToken::new();
         let thread = {
@@ -272,17 +278,6 @@ impl Drop for SmtpServer {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// A server that was stopped left connections in TIME_WAIT behind; its successor takes the address all the same.
-async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(64)
 }
 
 async fn accept(listener: TcpListener, options: Arc<Options>, kept: Arc<Mutex<Kept>>) {

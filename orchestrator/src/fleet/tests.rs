@@ -198,7 +198,15 @@ impl World {
 pub(crate) fn open(folder: &tempfile::TempDir) -> Arc<dyn Store> {
     let options =
         sled::Options { folder: folder.path().join("store"), exports: folder.path().join("exports") };
-    sled::open(&options).unwrap()
+    // The writer of a store that was just closed may still be on its way out.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        match sled::open(&options) {
+            Ok(store) => return store,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+        std::thread::yield_now();
+    }
 }
 
 pub(crate) fn request(vps: &str, region: &str) -> CreateVps {

@@ -450,7 +450,8 @@ impl Mailer {
         use rustls::CertificateError as Bad;
         let Server { host, port, ca_pem, .. } = &self.server;
         match error {
-            rustls::Error::InvalidCertificate(Bad::UnknownIssuer) if ca_pem.is_some() => {
+            // A CA of the same name with another key shows as a bad signature.
+            rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) if ca_pem.is_some() => {
                 "; the server's certificate is not signed by the CA in `ca_pem`: give the CA that it is signed by".to_owned()
             }
             rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
