@@ -20,6 +20,17 @@ pub const TOTAL_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// A sample says something of now for at least so long, and for as long as four reports take: three may be late or lost.
 const STALE_SECONDS_MIN: u64 = 60;
+/// A sample that arrives so long after it was taken was kept back by an outage: two reports apart at the usual pace.
+const BACKFILL_SECONDS: u64 = 30;
+
+/// Samples that arrived since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// All of them, repeats included.
+    pub all: u64,
+    /// Those that an outage had kept back.
+    pub backfilled: u64,
+}
 
 /// Recent samples of all hosts.
 #[derive(Debug)]
@@ -38,6 +49,7 @@ impl Default for History {
 struct Kept {
     hosts: BTreeMap<HostId, HostHistory>,
     bytes: usize,
+    arrived: Arrived,
 }
 
 impl History {
@@ -52,6 +64,8 @@ impl History {
     pub fn record(&self, host: HostId, samples: Vec<Sample>, now: UnixMillis) {
         let mut kept = self.kept();
         for sample in samples {
+            kept.arrived.all += 1;
+            kept.arrived.backfilled += u64::from(now.seconds_since(sample.at) >= BACKFILL_SECONDS);
             let room = TOTAL_BYTES_MAX.saturating_sub(kept.bytes);
             let of_host = kept.hosts.entry(host).or_default();
             let before = of_host.bytes();
@@ -59,6 +73,12 @@ impl History {
             let after = of_host.bytes();
             kept.bytes = kept.bytes - before + after;
         }
+    }
+
+    /// How many samples arrived since the start.
+    #[must_use]
+    pub fn arrived(&self) -> Arrived {
+        self.kept().arrived
     }
 
     /// How much a host uses. What was not heard of lately is none.

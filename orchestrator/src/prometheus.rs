@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::clock;
 use crate::fleet::Fleet;
 use crate::health;
-use crate::history::History;
+use crate::history::{Arrived, History};
 
 /// Upper ends of the request times, in seconds: around the promised 20 ms and 100 ms.
 const REQUEST_SECONDS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 30.0];
@@ -66,6 +66,7 @@ pub struct Snapshot {
     open_operations: u64,
     streams: u64,
     history_bytes: u64,
+    samples: Arrived,
 }
 
 impl Snapshot {
@@ -93,6 +94,7 @@ impl Snapshot {
             open_operations: state.open_operations.len() as u64,
             streams: streams as u64,
             history_bytes: history.bytes() as u64,
+            samples: history.arrived(),
         }
     }
 }
@@ -146,6 +148,12 @@ pub fn render(http: &HttpMetrics, snapshot: &Snapshot) -> Result<String, fmt::Er
     all.register("event_streams", "Event streams that are open", gauge(snapshot.streams));
     let bytes = gauge(snapshot.history_bytes);
     all.register_with_unit("history", "Memory of recent samples", Unit::Bytes, bytes);
+    all.register("samples", "Samples that arrived since the start.", ConstCounter::new(snapshot.samples.all));
+    all.register(
+        "samples_backfilled",
+        "Those of them that an outage had kept back.",
+        ConstCounter::new(snapshot.samples.backfilled),
+    );
     all.register("http_requests", "Answers of the API", http.requests.clone());
     all.register_with_unit("http_request", "Time until an answer began", Unit::Seconds, http.seconds.clone());
     // The encoder ends each help text with a full stop.

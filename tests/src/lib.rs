@@ -6,6 +6,7 @@
 //!     └──► api                   the admin API, typed                          seed   chance that can be repeated
 //! smtp    a mail server that refuses, stalls, greylists
 //! proxy   bad network, UDP       peer   one bare connection of the link, well-behaved or hostile
+//! hosts   real machines (fleet/fleet.sh) with systemd, libvirt and QEMU beside an orchestrator
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +20,7 @@ pub mod agent;
 pub mod api;
 pub mod export;
 pub mod fleet;
+pub mod hosts;
 pub mod orchestrator;
 pub mod peer;
 pub mod process;

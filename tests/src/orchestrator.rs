@@ -42,6 +42,12 @@ pub struct Options {
     pub engine: &'static str,
     /// Where the store is; in the orchestrator's own folder if none is given.
     pub state: Option<PathBuf>,
+    /// Memory of the size `small`.
+    pub memory_mib: u64,
+    /// Disk of it.
+    pub disk_mib: u64,
+    /// Seconds that a guest has to shut down.
+    pub stop_grace_seconds: u32,
 }
 
 impl Default for Options {
@@ -57,6 +63,9 @@ impl Default for Options {
             image: None,
             engine: "fake",
             state: None,
+            memory_mib: 64,
+            disk_mib: 64,
+            stop_grace_seconds: 2,
         }
     }
 }
@@ -294,7 +303,8 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
          listen_api = \"{address}:{API_PORT}\"\nlisten_link = {own:?}\npublic_addresses = {public:?}\n\
          regions = [\"us-east\", \"eu-west\"]\nunreachable_after_seconds = {}\ngrace_seconds = {}\n\n\
          [link]\nidle_timeout_seconds = {}\n\n\
-         [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = 2\n\n\
+         [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = {}\n\n\
+         [overcommit]\ncores_per_core = 1000\ndisk_reserved_mib = 0\n\n\
          [alerts]\nfor_seconds = {}\ngroup_wait_seconds = 0\ngroup_interval_seconds = 1\n\n",
         folder.join("exports"),
         folder.join("master.key"),
@@ -302,12 +312,16 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
         options.grace_seconds,
         options.idle_seconds,
         options.report_seconds,
+        options.stop_grace_seconds,
         options.for_seconds,
     );
-    write!(text, "[[size]]\nname = \"small\"\ncores = 1\nmemory_mib = 64\ndisk_mib = 64\n\n").unwrap();
+    let (memory, disk) = (options.memory_mib, options.disk_mib);
+    let format =
+        if image.extension().is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" };
     write!(
         text,
-        "[[image]]\nname = \"hello\"\nfile = {image:?}\nengine = \"{engine}\"\nformat = \"raw\"\n\
+        "[[size]]\nname = \"small\"\ncores = 1\nmemory_mib = {memory}\ndisk_mib = {disk}\n\n\
+         [[image]]\nname = \"hello\"\nfile = {image:?}\nengine = \"{engine}\"\nformat = \"{format}\"\n\
          minimum_disk_mib = 1\ndefault = true\n"
     )
     .unwrap();

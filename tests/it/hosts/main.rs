@@ -1,0 +1,11 @@
+//! What CHOM must show on real hosts: machines with systemd, libvirt and QEMU of their own, the agent installed as a unit,
+//! VPSs that boot and greet on their consoles. What is claimed is checked inside the host, with `virsh`, `ls` and
+//! `systemctl`, not only asked of the API.
+
+mod agent_dies;
+mod engine_fails;
+mod guest_off;
+mod lifecycle;
+mod no_network;
+mod no_orchestrator;
+mod no_space;
