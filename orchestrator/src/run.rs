@@ -228,8 +228,9 @@ impl Running {
     pub async fn stop(self) -> Result<(), SuperviseError> {
         let Self { fleet, store, link, edges, core, .. } = self;
         let edges = edges.shutdown(EDGES_GRACE).await;
-        drop((fleet, link));
+        // The decider is asked to end before the last handle goes: without any it would end unasked.
         let core = core.shutdown(CORE_GRACE).await;
+        drop((fleet, link));
         drop(store); // the last handle: its writer ends when it is done
         edges.and(core)
     }

@@ -1,5 +1,9 @@
 //! Mail against a real server that misbehaves: every fault a mail server has, one recipient at a time.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod outbox;
+
 use std::sync::Arc;
 use std::time::Duration;
 
