@@ -12,15 +12,11 @@ use chom_orchestrator::notify::mail::{Limits, Mail, Mailer, Phase, SendError, Se
 use chom_protocol::UnixMillis;
 use chom_protocol::api::smtp::SmtpSecurity;
 use chom_tests::smtp::{Break, Fault, Login, Options, Protection, SmtpServer, Step};
+use chom_tests::wait::now;
 use rustls::ServerConfig;
 
 /// Short, so that a stalled server is a short test; nothing here asserts how short.
 const LIMITS: Limits = Limits { phase: Duration::from_millis(500), total: Duration::from_secs(5) };
-
-fn now() -> UnixMillis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap())
-}
 
 /// A CA, and a server's TLS for `names` by it.
 fn tls(names: &[&str]) -> (String, Arc<ServerConfig>) {
