@@ -29,7 +29,11 @@ step_began=$SECONDS
 title=
 pids=()
 
-begin() { title=$1; step_began=$SECONDS; echo; echo "▶ $title"; }
+begin() {
+  title=$1 step_began=$SECONDS
+  echo
+  if [[ $simulate == yes ]]; then echo "▶ [SIMULATED] $title"; else echo "▶ $title"; fi
+}
 end() { echo "  ✔ $((SECONDS - step_began)) s${1:+: $1}"; }
 fail() {
   echo "  ✘ $title: $1" >&2
@@ -82,10 +86,10 @@ if [[ $simulate == no ]]; then
   wait "$caches" || fail "the root file system or the image could not be built"
   image=$(tests/fleet/image.sh)
   rm "$work/caches.log"
-  address=10.77.0.1 engine=libvirt
+  address=10.77.0.1 engine=libvirt format=qcow2
   "$FLEET" net-up
 else
-  image=$work/image.qcow2 address=127.0.0.1 engine=fake
+  image=$work/image.raw address=127.0.0.1 engine=fake format=raw
   head -c 1048576 /dev/zero >"$image"
 fi
 end
@@ -128,7 +132,7 @@ disk_mib = 256
 name = "hello"
 file = "$image"
 engine = "$engine"
-format = "qcow2"
+format = "$format"
 minimum_disk_mib = 64
 default = true
 CONFIG
@@ -213,7 +217,7 @@ fi
 mail_with() { grep -lsE "^Subject: .*$1" "$work"/mails/* >"$work/found" 2>/dev/null; }
 show_mail() { sed -n '1,/^$/{/^\(From\|To\|Subject\|Date\):/p}' "$(head -n 1 "$work/found")" | sed 's/^/  mail: /'; }
 begin "killing host east (a power cut) and waiting for the mail"
-if [[ $simulate == yes ]]; then kill -9 "${agent_pids[0]}"; else "$FLEET" kill east >>"$work/fleet.log" 2>&1; fi
+if [[ $simulate == yes ]]; then { kill -9 "${agent_pids[0]}"; wait "${agent_pids[0]}"; } 2>/dev/null || true; else "$FLEET" kill east >>"$work/fleet.log" 2>&1; fi
 within 60 "mail about the dead host" mail_with 'FIRING.*HostUnreachable'
 show_mail
 chomctl vps list
@@ -246,4 +250,6 @@ Go on with chomctl:
 
 Ctrl-C ends the demo and removes everything it made.
 NEXT
-while sleep 3600 & wait $!; do :; done
+sleep infinity &
+pids+=($!)
+wait $!
