@@ -60,26 +60,40 @@ pub enum RunError {
 /// # Errors
 /// When it cannot start, or a part of it ends unasked.
 pub async fn run(config: &Config, probe: Box<dyn Probe>) -> Result<(), RunError> {
-    let identity = Identity::load(&config.identity_directory()).map_err(RunError::Identity)?;
-    let boot = boot::current().map_err(RunError::Boot)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
-    let (driver, engine) = driver(config).await?;
-    let settings = config.settings();
-    let parts = Parts { settings, identity, driver, engine, probe, boot };
-    let agent = Agent::start(parts).map_err(RunError::Start)?;
+    let asked = asked_to_stop().map_err(RunError::Signal)?;
+    let agent = begin(config, probe).await?;
     info!(host = %agent.host(), version = env!("CARGO_PKG_VERSION"), "the agent runs");
     notify(&[NotifyState::Ready]);
     let ended = agent.ended();
     tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: stopping; VPSs stay as they are"),
-        _ = interrupt.recv() => info!("SIGINT: stopping; VPSs stay as they are"),
+        signal = asked => info!("{signal}: stopping; VPSs stay as they are"),
         () = ended.cancelled() => {}
         () = watch_over(&agent) => {}
         () = keep_view(&agent, config) => {}
     }
     notify(&[NotifyState::Stopping]);
     agent.stop(STOP_GRACE).await.map_err(RunError::Supervise)
+}
+
+/// Listens from now on; resolves to the name of the signal that came.
+fn asked_to_stop() -> io::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+async fn begin(config: &Config, probe: Box<dyn Probe>) -> Result<Agent, RunError> {
+    let identity = Identity::load(&config.identity_directory()).map_err(RunError::Identity)?;
+    let boot = boot::current().map_err(RunError::Boot)?;
+    let (driver, engine) = driver(config).await?;
+    let settings = config.settings();
+    let parts = Parts { settings, identity, driver, engine, probe, boot };
+    Agent::start(parts).map_err(RunError::Start)
 }
 
 async fn driver(config: &Config) -> Result<(AnyDriver, EngineStatus), RunError> {
