@@ -37,6 +37,9 @@ pub enum LinkError {
     /// No address to dial.
     #[error("no orchestrator is known; enrol this host again with the line of `chomctl host add`")]
     Nowhere,
+    /// Not now.
+    #[error("there is no connection to an orchestrator now")]
+    Apart,
     /// The build.
     #[error("the TLS configuration cannot be used for QUIC")]
     Cipher,
@@ -278,7 +281,7 @@ pub struct Blobs(pub(crate) watch::Receiver<Contact>);
 impl Blobs {
     /// Asks for a blob from `offset` on: its whole size, and the stream of what is left.
     pub(crate) async fn fetch(&self, sha256: Sha256, offset: u64) -> Result<(u64, RecvStream), LinkError> {
-        let connection = self.0.borrow().connection.clone().ok_or(LinkError::Nowhere)?;
+        let connection = self.0.borrow().connection.clone().ok_or(LinkError::Apart)?;
         let opening = timeout(frames::ANSWER_SECONDS_MAX, connection.open_bi()).await;
         let (mut out, mut back) = opening.map_err(|_| FrameError::Slow)??;
         frames::send(&mut out, &ToOrchestrator::Fetch { sha256, offset: Bytes(offset) }).await?;

@@ -75,12 +75,9 @@ pub(crate) struct Measuring<D> {
 pub(crate) async fn run<D: Driver>(mut measuring: Measuring<D>, stop: CancellationToken) {
     let mut numbers = 0..0;
     let mut looked_at = Instant::now();
-    let mut due = Instant::now();
+    let mut begun_at = Instant::now();
+    let mut desired = measuring.ledger.watch();
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep_until(due) => {}
-        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = turn(&mut measuring, &mut numbers) => {}
@@ -91,11 +88,17 @@ pub(crate) async fn run<D: Driver>(mut measuring: Measuring<D>, stop: Cancellati
                 measuring.inventory.send_replace(probe.inventory());
             }
         }
-        let spec = measuring.ledger.desired().spec;
-        let seconds =
-            spec.map_or(INTERVAL_SECONDS_FIRST, |spec| spec.settings.report_interval_seconds).max(1);
-        // Late samples are not caught up with: one of now is worth more.
-        due = (due + Duration::from_secs(u64::from(seconds))).max(Instant::now());
+        // Another interval holds at once. Late samples are not caught up with: one of now is worth more.
+        begun_at = loop {
+            let spec = desired.borrow_and_update().spec.clone();
+            let seconds = spec.map_or(INTERVAL_SECONDS_FIRST, |spec| spec.settings.report_interval_seconds);
+            let due = begun_at + Duration::from_secs(u64::from(seconds.max(1)));
+            tokio::select! { // every arm is cancel-safe
+                () = stop.cancelled() => return,
+                changed = desired.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(due) => break due.max(Instant::now()),
+            }
+        };
     }
 }
 

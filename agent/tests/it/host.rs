@@ -1,0 +1,159 @@
+//! A host of a test: folders, an identity, guests of the fake driver that outlive the agent.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chom_agent::agent::{Agent, Parts, STOP_GRACE, Settings};
+use chom_agent::boot;
+use chom_agent::clock;
+use chom_agent::driver::fake::FakeDriver;
+use chom_agent::ledger::Ledger;
+use chom_agent::measure::FixedProbe;
+use chom_certs::{HostKey, Identity};
+use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus};
+use chom_protocol::vps::{
+    Engine, GuestShutdown, ImageFormat, ImageReference, NetworkInterface, Power, Sha256, VpsSpec, VpsState,
+};
+use chom_protocol::{BootId, Bytes, Generation, HostId, Name, UnixMillis, VpsId};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::orchestrator::{Orchestrator, wait};
+
+pub const IMAGE: &[u8] = &[7; 300_000];
+
+pub struct Host {
+    pub folder: TempDir,
+    pub id: HostId,
+    pub driver: FakeDriver,
+    pub boot: BootId,
+    pub destroys_per_hour: u32,
+    pub moved_grace: Duration,
+    number: u64,
+}
+
+impl Host {
+    /// Enrolled with `orchestrator`, as of `signed_at`.
+    pub fn enrolled(orchestrator: &Orchestrator, signed_at: UnixMillis) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let id = HostId::new(Uuid::new_v4());
+        let key = HostKey::load_or_create(&folder.path().join("identity")).unwrap();
+        let signed = orchestrator.authority.sign_host(&key.csr_der().unwrap(), id, signed_at).unwrap();
+        key.install(&signed.der, orchestrator.bundle()).unwrap();
+        Ledger::save_orchestrators(folder.path(), &[orchestrator.address.to_string()]).unwrap();
+        orchestrator.told().blobs.insert(Sha256::of(IMAGE), IMAGE.to_vec());
+        Self {
+            folder,
+            id,
+            driver: FakeDriver::in_memory(),
+            boot: boot::simulated(),
+            destroys_per_hour: 5,
+            moved_grace: Duration::from_secs(120),
+            number: 0,
+        }
+    }
+
+    pub fn new(orchestrator: &Orchestrator) -> Self {
+        Self::enrolled(orchestrator, clock::now())
+    }
+
+    pub fn start(&self) -> Agent {
+        let engine = EngineStatus {
+            engine: Engine::Fake,
+            version: String::new(),
+            acceleration: Acceleration::None,
+            problem: None,
+        };
+        let settings = Settings {
+            state_directory: self.folder.path().to_owned(),
+            image_directory: self.images(),
+            destroys_per_hour: self.destroys_per_hour,
+            moved_grace: self.moved_grace,
+        };
+        let identity = Identity::load(&self.folder.path().join("identity")).unwrap();
+        let probe = Box::new(FixedProbe::default());
+        let driver = self.driver.clone();
+        Agent::start(Parts { settings, identity, driver, engine, probe, boot: self.boot }).unwrap()
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.folder.path().join("images")
+    }
+
+    /// A desired state, newer than the last.
+    pub fn spec(&mut self, vps: impl IntoIterator<Item = VpsSpec>) -> HostSpec {
+        self.number += 1;
+        HostSpec {
+            host: self.id,
+            generation: Generation { epoch: 1, number: self.number },
+            settings: AgentSettings {
+                report_interval_seconds: 1,
+                reconcile_interval_seconds: 1,
+                stop_grace_seconds: 1,
+                destroys_allowed_until: None,
+            },
+            vps: vps.into_iter().map(|vps| (vps.id, vps)).collect(),
+            tombstones: Default::default(),
+            jobs: Default::default(),
+        }
+    }
+
+    /// How often the guest was switched on; none if there is none.
+    pub fn starts(&self, id: VpsId) -> Option<u64> {
+        self.driver.world().guests.get(&id).map(|guest| guest.starts)
+    }
+
+    pub fn runs(&self, id: VpsId) -> bool {
+        self.driver.world().guests.get(&id).is_some_and(|guest| guest.state == VpsState::Running)
+    }
+}
+
+pub fn vps(number: u128) -> VpsSpec {
+    let name: Name = format!("v{number}").parse().unwrap();
+    VpsSpec {
+        id: VpsId::new(Uuid::from_u128(number)),
+        tenant: Name::default_tenant(),
+        name,
+        placement: 1,
+        engine: Engine::Fake,
+        power: Power::Running,
+        guest_shutdown: GuestShutdown::StayOff,
+        hold: false,
+        retained: false,
+        start_count: 0,
+        cores: 1,
+        memory: Bytes::gib(1),
+        disk: Bytes::gib(1),
+        image: ImageReference {
+            name: "tiny".parse().unwrap(),
+            sha256: Sha256::of(IMAGE),
+            size: Bytes(IMAGE.len() as u64),
+            format: ImageFormat::Raw,
+        },
+        interface: NetworkInterface {
+            mac: [2, 0, 0, 0, 0, 1],
+            addresses: vec![],
+            gateway: None,
+            dns: vec![],
+        },
+        ssh_keys: vec![],
+        user_data: None,
+    }
+}
+
+pub async fn stop(agent: Agent) {
+    agent.stop(STOP_GRACE).await.unwrap();
+}
+
+/// Waits until the status is as said.
+pub async fn status(
+    agent: &Agent,
+    what: &str,
+    mut is_so: impl FnMut(&HostStatus) -> bool,
+) -> Arc<HostStatus> {
+    let status = agent.status();
+    wait(what, || status.borrow().as_ref().is_some_and(|status| is_so(status))).await;
+    let status = status.borrow().clone();
+    status.unwrap()
+}
