@@ -26,6 +26,7 @@ pub mod ledger;
 pub mod observed;
 mod operations;
 mod report;
+mod room;
 pub mod rows;
 pub mod sessions;
 pub mod state;
@@ -88,6 +89,7 @@ struct Inner {
     observations: Observations,
     catalogue: Catalogue,
     authorities: ArcSwap<Authorities>,
+    shortlists: room::Shortlists,
     started_at: UnixMillis,
 }
 
@@ -137,6 +139,7 @@ impl Fleet {
             observations,
             catalogue,
             authorities: ArcSwap::from_pointee(authorities),
+            shortlists: room::Shortlists::default(),
             started_at: now,
         };
         Ok((Self(Arc::new(inner)), task))

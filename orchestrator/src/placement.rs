@@ -1,6 +1,7 @@
 //! Which host takes a new VPS. Pure: the same candidates and the same wish give the same host, and every host that was not
 //! taken says why.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use chom_protocol::vps::Engine;
@@ -60,29 +61,90 @@ fn list(reasons: &BTreeMap<String, u32>) -> String {
     reasons.join(", ")
 }
 
+/// How well a host takes a VPS; greater is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Score {
+    /// Free memory afterwards, per mille: fine enough to spread by, and coarse enough that the count decides near ties.
+    share: u64,
+    count: Reverse<u32>,
+    host: Reverse<HostId>,
+}
+
+fn score(wish: &Wish, candidate: &Candidate) -> Result<Score, &'static str> {
+    match refusal(wish, candidate) {
+        Some(reason) => Err(reason),
+        None => {
+            let left = candidate.memory_free.0 - wish.memory.0;
+            let share = left.saturating_mul(1000) / candidate.memory.0.max(1);
+            Ok(Score { share, count: Reverse(candidate.count), host: Reverse(candidate.host) })
+        }
+    }
+}
+
 /// Takes, of the hosts of the wished region, the one with the largest share of free memory, then the fewest VPSs, then the
 /// lowest id: spread.
 ///
 /// # Errors
 /// When no host can take it.
 pub fn place(wish: &Wish, candidates: impl IntoIterator<Item = Candidate>) -> Result<HostId, NoHost> {
-    let mut best: Option<(u64, std::cmp::Reverse<u32>, std::cmp::Reverse<HostId>)> = None;
-    let mut reasons = BTreeMap::new();
-    for candidate in candidates {
-        match refusal(wish, &candidate) {
-            Some(reason) => *reasons.entry(reason.to_owned()).or_default() += 1,
-            None => {
-                let left = candidate.memory_free.0 - wish.memory.0;
-                // Per mille is fine enough to spread by, and coarse enough that the count of VPSs decides near ties.
-                let share = left.saturating_mul(1000) / candidate.memory.0.max(1);
-                let score = (share, std::cmp::Reverse(candidate.count), std::cmp::Reverse(candidate.host));
-                best = best.max(Some(score));
+    Shortlist::make(wish, candidates).map(|(host, _)| host)
+}
+
+/// Hosts that one look at all of them leaves for the creates that follow: in an even fleet each takes one before all are
+/// looked at again.
+const SHORTLIST_HOSTS_MAX: usize = 128;
+
+/// The best hosts of one look at all, so that not each of many creates has to look at thousands. As long as no host gains
+/// room, it gives the same host as a look at all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortlist {
+    hosts: Vec<HostId>,
+    /// The best host that is not on it.
+    next: Option<Score>,
+}
+
+impl Shortlist {
+    /// Looks at all hosts of the wished region: the one to take, and those to look at first next time.
+    ///
+    /// # Errors
+    /// When no host can take it.
+    pub fn make(
+        wish: &Wish,
+        candidates: impl IntoIterator<Item = Candidate>,
+    ) -> Result<(HostId, Self), NoHost> {
+        let (mut scores, mut reasons) = (Vec::new(), BTreeMap::new());
+        for candidate in candidates {
+            match score(wish, &candidate) {
+                Ok(score) => scores.push(score),
+                Err(reason) => *reasons.entry(reason).or_default() += 1,
             }
         }
+        let Some(best) = scores.iter().max().copied() else {
+            let reasons = reasons.into_iter().map(|(reason, hosts): (&str, u32)| (reason.to_owned(), hosts));
+            return Err(NoHost { region: wish.region.clone(), reasons: reasons.collect() });
+        };
+        let mut next = None;
+        if scores.len() > SHORTLIST_HOSTS_MAX {
+            let (_, first_left_out, _) =
+                scores.select_nth_unstable_by_key(SHORTLIST_HOSTS_MAX, |score| Reverse(*score));
+            next = Some(*first_left_out);
+            scores.truncate(SHORTLIST_HOSTS_MAX);
+        }
+        let hosts = scores.into_iter().map(|score| score.host.0).collect();
+        Ok((best.host.0, Self { hosts, next }))
     }
-    match best {
-        Some((_, _, std::cmp::Reverse(host))) => Ok(host),
-        None => Err(NoHost { region: wish.region.clone(), reasons }),
+
+    /// Which hosts are on it.
+    #[must_use]
+    pub fn hosts(&self) -> &[HostId] {
+        &self.hosts
+    }
+
+    /// The best of its hosts as they are now; none when one that is not on it may be better.
+    #[must_use]
+    pub fn best(&self, wish: &Wish, candidates: impl IntoIterator<Item = Candidate>) -> Option<HostId> {
+        let scores = candidates.into_iter().filter_map(|candidate| score(wish, &candidate).ok());
+        scores.max().filter(|best| Some(*best) >= self.next).map(|best| best.host.0)
     }
 }
 
@@ -168,6 +230,34 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn creates_by_a_shortlist_go_where_a_look_at_all_hosts_would_send_them(
+            memories in prop::collection::vec(1_u64..24, 1..400),
+            creates in 1_usize..300,
+        ) {
+            let mut hosts: BTreeMap<HostId, Candidate> = memories
+                .iter()
+                .zip(1..)
+                .map(|(gib, n)| (host(n), Candidate { memory_free: Bytes::gib(*gib), memory: Bytes::gib(24), ..candidate(n) }))
+                .collect();
+            let mut kept: Option<Shortlist> = None;
+            for _ in 0..creates {
+                let all = place(&wish(), hosts.values().copied());
+                let short = kept.as_ref().and_then(|list| list.best(&wish(), list.hosts().iter().map(|id| hosts[id])));
+                let Ok(all) = all else {
+                    prop_assert_eq!(short, None);
+                    break;
+                };
+                if short.is_none() {
+                    kept = Some(Shortlist::make(&wish(), hosts.values().copied()).unwrap().1);
+                }
+                prop_assert_eq!(short.unwrap_or(all), all);
+                let taken = hosts.get_mut(&all).unwrap();
+                taken.memory_free.0 -= wish().memory.0;
+                taken.count += 1;
+            }
+        }
+
         #[test]
         fn a_host_is_never_taken_beyond_what_it_has(free in 0_u64..4000, cores in 0_u32..4, disk in 0_u64..20) {
             let small = Candidate { memory_free: Bytes::mib(free), cores_free: cores, disk_free: Bytes::gib(disk), ..candidate(1) };

@@ -1,8 +1,6 @@
 //! VPSs: created, switched, deleted, brought back, purged, held. Each use case writes rows, names, addresses, the operation
 //! and the audit trail in one commit, and raises the host's generation.
 
-use std::iter::Peekable;
-
 use chom_protocol::api::events::Event;
 use chom_protocol::api::vps_servers::{
     CreateVps, SSH_KEYS_BYTES_MAX, SSH_KEYS_MAX, USER_DATA_BYTES_MAX, VpsAccepted, check_ssh_key,
@@ -14,15 +12,14 @@ use chom_protocol::{Bytes, HostId, JobId, Name, VpsId};
 use crate::fleet::catalogue::{Catalogue, Image, Size};
 use crate::fleet::error::ErrorKind;
 use crate::fleet::hosts::{host_row, unknown};
-use crate::fleet::observed::Observation;
 use crate::fleet::operations;
 use crate::fleet::rows::{
     AddressRow, BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, VpsNameRow, VpsRow,
 };
-use crate::fleet::state::Held;
-use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, address, check_revision, view};
-use crate::health;
-use crate::placement::{Candidate, NoHost, Wish, place};
+use crate::fleet::{
+    Caller, Decision, Done, Fleet, FleetError, RequestMark, address, check_revision, room, view,
+};
+use crate::placement::{Candidate, Wish, place};
 
 /// What a caller may do to a VPS besides creating it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,7 +200,7 @@ fn create(
         memory: size.memory,
         disk: size.disk,
     };
-    let host = find_host(fleet, decision, &wish).map_err(|none| FleetError::Refused {
+    let host = room::find_host(fleet, decision, &wish).map_err(|none| FleetError::Refused {
         kind: ErrorKind::NoCapacity,
         detail: none.to_string(),
         location: Some("/region"),
@@ -259,72 +256,6 @@ fn keep_blob(decision: &mut Decision, text: &str) -> Result<BlobReference, Fleet
         decision.put(BlobRow { sha256, base64: data_encoding::BASE64.encode(text.as_bytes()) })?;
     }
     Ok(BlobReference { sha256, size: Bytes(text.len() as u64) })
-}
-
-/// The host that takes a new VPS.
-fn find_host(fleet: &Fleet, decision: &Decision, wish: &Wish) -> Result<HostId, NoHost> {
-    let observations = fleet.observations().snapshot();
-    // All three are in order of host and are walked together: searching in each for each host was most of a create's work.
-    let (mut seen, mut held) = (observations.iter().peekable(), decision.state.held.iter().peekable());
-    let rows = decision.state.hosts.values().map(|stored| stored.row.as_ref());
-    let candidates = rows.filter(|row| row.region == wish.region).filter_map(|row| {
-        let observation = at(&mut seen, &row.id).map(AsRef::as_ref);
-        candidate(fleet, decision, wish, row, observation, at(&mut held, &row.id).copied())
-    });
-    place(wish, candidates)
-}
-
-/// What a walk through a map in order of its keys finds for a key; keys are asked for in that order.
-fn at<'a, K: Ord + 'a, V>(
-    walk: &mut Peekable<impl Iterator<Item = (&'a K, &'a V)>>,
-    key: &K,
-) -> Option<&'a V> {
-    while walk.next_if(|(next, _)| *next < key).is_some() {}
-    walk.next_if(|(next, _)| *next == key).map(|(_, value)| value)
-}
-
-/// A host as placement sees it; none when it is out of the fleet.
-fn candidate(
-    fleet: &Fleet,
-    decision: &Decision,
-    wish: &Wish,
-    row: &HostRow,
-    observation: Option<&Observation>,
-    held: Option<Held>,
-) -> Option<Candidate> {
-    let (catalogue, held) = (fleet.catalogue(), held.unwrap_or_default());
-    if matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked) {
-        return None;
-    }
-    let seen = health::is_seen(observation, catalogue.unreachable_after_seconds, decision.now);
-    let status = observation.and_then(|seen| seen.status.as_deref());
-    let closed = match (row.standing, status) {
-        (HostStanding::Invited, _) => Some("not enrolled yet"),
-        (HostStanding::Quarantined, _) => Some("quarantined"),
-        _ if row.epoch != decision.epoch() => Some("held after a restore"),
-        _ if row.cordoned => Some("cordoned"),
-        _ if !seen => Some("not seen lately"),
-        (_, None) => Some("without a report yet"),
-        (_, Some(_)) => None,
-    };
-    let (cores, memory, disk) = status.map_or((0, 0, 0), |status| {
-        let inventory = &status.inventory;
-        (inventory.cores, inventory.memory.0, inventory.disk.0)
-    });
-    let overcommit = catalogue.overcommit;
-    let cores = cores.saturating_mul(overcommit.cores_per_core);
-    let memory = memory.saturating_sub(overcommit.memory_reserved.0);
-    let disk = disk.saturating_sub(overcommit.disk_reserved.0);
-    Some(Candidate {
-        host: row.id,
-        closed,
-        has_engine: status.is_some_and(|status| view::has_working_engine(status, wish.engine)),
-        cores_free: cores.saturating_sub(held.cores),
-        memory_free: Bytes(memory.saturating_sub(held.memory.0)),
-        memory: Bytes(memory),
-        disk_free: Bytes(disk.saturating_sub(held.disk.0)),
-        count: held.count,
-    })
 }
 
 fn apply(
@@ -441,7 +372,7 @@ fn undelete(fleet: &Fleet, decision: &Decision, row: &mut VpsRow) -> Result<Goal
     let own = decision
         .state
         .get::<HostRow>(&row.host)
-        .and_then(|host| candidate(fleet, decision, &wish, host, observation.as_deref(), held));
+        .and_then(|host| room::candidate(fleet, decision, &wish, host, observation.as_deref(), held));
     // A host that is cordoned or away takes its own VPS back; only room counts.
     place(&wish, own.map(|own| Candidate { closed: None, has_engine: true, ..own })).map_err(|none| {
         FleetError::Refused { kind: ErrorKind::NoCapacity, detail: none.to_string(), location: None }

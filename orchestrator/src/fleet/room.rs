@@ -1,0 +1,130 @@
+//! Which host has room: shows the hosts to placement as they are now, and keeps its shortlists, so that not each of many
+//! creates looks at every host. Decides nothing itself.
+
+use std::iter::Peekable;
+use std::sync::{Mutex, PoisonError};
+
+use chom_protocol::{Bytes, HostId, UnixMillis};
+
+use crate::fleet::observed::{Observation, Snapshot};
+use crate::fleet::rows::{HostRow, HostStanding};
+use crate::fleet::state::Held;
+use crate::fleet::{Decision, Fleet, view};
+use crate::health;
+use crate::placement::{Candidate, NoHost, Shortlist, Wish};
+
+/// A host that gained room meanwhile is not looked at for so long at most: spread suffers, nothing else.
+const SHORTLIST_MILLIS_MAX: u64 = 1000;
+
+/// The shortlists of the last moment, by what was wished for.
+#[derive(Debug, Default)]
+pub(super) struct Shortlists(Mutex<Vec<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    made_at: UnixMillis,
+    wish: Wish,
+    list: Shortlist,
+}
+
+impl Shortlists {
+    fn of(&self, wish: &Wish, now: UnixMillis) -> Option<Shortlist> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|kept| now.millis_since(kept.made_at) < SHORTLIST_MILLIS_MAX && kept.made_at <= now);
+        kept.iter().find(|kept| kept.wish == *wish).map(|kept| kept.list.clone())
+    }
+
+    fn keep(&self, wish: &Wish, list: Shortlist, now: UnixMillis) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|kept| kept.wish != *wish);
+        kept.push(Kept { made_at: now, wish: wish.clone(), list });
+    }
+}
+
+/// The host that takes a new VPS.
+pub(super) fn find_host(fleet: &Fleet, decision: &Decision, wish: &Wish) -> Result<HostId, NoHost> {
+    let observations = fleet.observations().snapshot();
+    let shortlists = &fleet.0.shortlists;
+    if let Some(list) = shortlists.of(wish, decision.now) {
+        let rows = list.hosts().iter().filter_map(|host| decision.state.get::<HostRow>(host));
+        let candidates = rows.filter_map(|row| {
+            let observation = observations.get(&row.id).map(AsRef::as_ref);
+            candidate(fleet, decision, wish, row, observation, decision.state.held.get(&row.id).copied())
+        });
+        if let Some(host) = list.best(wish, candidates) {
+            return Ok(host);
+        }
+    }
+    let (host, list) = look_at_all(fleet, decision, wish, &observations)?;
+    shortlists.keep(wish, list, decision.now);
+    Ok(host)
+}
+
+fn look_at_all(
+    fleet: &Fleet,
+    decision: &Decision,
+    wish: &Wish,
+    observations: &Snapshot,
+) -> Result<(HostId, Shortlist), NoHost> {
+    // All three are in order of host and are walked together, which is quicker than a search in each for each host.
+    let (mut seen, mut held) = (observations.iter().peekable(), decision.state.held.iter().peekable());
+    let rows = decision.state.hosts.values().map(|stored| stored.row.as_ref());
+    let candidates = rows.filter(|row| row.region == wish.region).filter_map(|row| {
+        let observation = at(&mut seen, &row.id).map(AsRef::as_ref);
+        candidate(fleet, decision, wish, row, observation, at(&mut held, &row.id).copied())
+    });
+    Shortlist::make(wish, candidates)
+}
+
+/// What a walk through a map in order of its keys finds for a key; keys are asked for in that order.
+fn at<'a, K: Ord + 'a, V>(
+    walk: &mut Peekable<impl Iterator<Item = (&'a K, &'a V)>>,
+    key: &K,
+) -> Option<&'a V> {
+    while walk.next_if(|(next, _)| *next < key).is_some() {}
+    walk.next_if(|(next, _)| *next == key).map(|(_, value)| value)
+}
+
+/// A host as placement sees it; none when it is out of the fleet.
+pub(super) fn candidate(
+    fleet: &Fleet,
+    decision: &Decision,
+    wish: &Wish,
+    row: &HostRow,
+    observation: Option<&Observation>,
+    held: Option<Held>,
+) -> Option<Candidate> {
+    let (catalogue, held) = (fleet.catalogue(), held.unwrap_or_default());
+    if matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked) {
+        return None;
+    }
+    let seen = health::is_seen(observation, catalogue.unreachable_after_seconds, decision.now);
+    let status = observation.and_then(|seen| seen.status.as_deref());
+    let closed = match (row.standing, status) {
+        (HostStanding::Invited, _) => Some("not enrolled yet"),
+        (HostStanding::Quarantined, _) => Some("quarantined"),
+        _ if row.epoch != decision.epoch() => Some("held after a restore"),
+        _ if row.cordoned => Some("cordoned"),
+        _ if !seen => Some("not seen lately"),
+        (_, None) => Some("without a report yet"),
+        (_, Some(_)) => None,
+    };
+    let (cores, memory, disk) = status.map_or((0, 0, 0), |status| {
+        let inventory = &status.inventory;
+        (inventory.cores, inventory.memory.0, inventory.disk.0)
+    });
+    let overcommit = catalogue.overcommit;
+    let cores = cores.saturating_mul(overcommit.cores_per_core);
+    let memory = memory.saturating_sub(overcommit.memory_reserved.0);
+    let disk = disk.saturating_sub(overcommit.disk_reserved.0);
+    Some(Candidate {
+        host: row.id,
+        closed,
+        has_engine: status.is_some_and(|status| view::has_working_engine(status, wish.engine)),
+        cores_free: cores.saturating_sub(held.cores),
+        memory_free: Bytes(memory.saturating_sub(held.memory.0)),
+        memory: Bytes(memory),
+        disk_free: Bytes(disk.saturating_sub(held.disk.0)),
+        count: held.count,
+    })
+}
