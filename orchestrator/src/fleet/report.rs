@@ -191,8 +191,11 @@ fn take(decision: &mut Decision, host: HostId, status: &HostStatus) -> Result<()
             operations::tell(decision, &operation);
             decision.put(operation)?;
         }
+        // A row goes only after its operation has ended: once the VPS is out of desired state no report names it any more,
+        // and nothing would end the operation but its deadline.
+        let is_over = |row: &&VpsRow| !decision.state.operation_of_vps.contains_key(&row.spec.id);
         let gone: Vec<VpsRow> =
-            gone(&decision.state, host, status).take(VPS_PER_COMMIT_MAX).cloned().collect();
+            gone(&decision.state, host, status).filter(is_over).take(VPS_PER_COMMIT_MAX).cloned().collect();
         for row in &gone {
             vps::remove(decision, row, true)?;
         }

@@ -53,6 +53,31 @@ async fn a_purge_counts_only_when_a_pass_that_knew_of_it_says_absent() {
 }
 
 #[tokio::test]
+async fn every_purge_ends_when_one_report_tells_of_more_than_a_commit_takes() {
+    let world = World::new().await;
+    let host = world.host("h", "eu-west", 100).await;
+    let mut ids = Vec::new();
+    for n in 0..40 {
+        ids.push(world.create(&format!("v{n}"), "eu-west").await.unwrap().value.vps.id);
+    }
+    for id in &ids {
+        world.act(*id, Action::Delete).await.unwrap();
+    }
+    let mut operations = Vec::new();
+    // The order of operations is not that of VPSs.
+    for id in ids.iter().rev() {
+        operations.push(world.act(*id, Action::Purge).await.unwrap().operation.id);
+    }
+    for _ in 0..5 {
+        world.converge(host).await;
+    }
+    assert!(world.fleet.state().vps.is_empty());
+    for id in operations {
+        assert_eq!(world.operation(id).state, OperationState::Succeeded);
+    }
+}
+
+#[tokio::test]
 async fn a_newer_operation_takes_the_place_of_the_open_one() {
     let world = World::new().await;
     let host = world.host("h", "eu-west", 10).await;
