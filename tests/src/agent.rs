@@ -5,16 +5,22 @@ use std::path::{Path, PathBuf};
 
 use chom_agent::driver::Driver as _;
 use chom_agent::driver::fake::{FakeDriver, FakeGuest};
-use chom_protocol::VpsId;
+use chom_agent::ledger::Ledger;
+use chom_certs::Identity;
+use chom_protocol::{BootId, VpsId};
 use tempfile::TempDir;
 
 use crate::process::{Process, Said, program, run};
 
+/// A host that booted waits for word only so long; the product waits two minutes.
+const MOVED_GRACE_SECONDS: u32 = 3;
+
 /// An agent, running or not.
 #[derive(Debug)]
 pub struct Agent {
-    folder: TempDir,
+    /// Dropped before its folder: it shows its log when a test fails.
     process: Option<Process>,
+    folder: TempDir,
 }
 
 impl Agent {
@@ -32,7 +38,8 @@ impl Agent {
 
     fn configure(&self) {
         let text = format!(
-            "state_directory = {:?}\nruntime_directory = {:?}\nengine = \"fake\"\n",
+            "state_directory = {:?}\nruntime_directory = {:?}\nengine = \"fake\"\n\
+             moved_grace_seconds = {MOVED_GRACE_SECONDS}\n",
             self.state(),
             self.folder.path().join("run")
         );
@@ -127,6 +134,12 @@ impl Agent {
         self.folder.path().join("state")
     }
 
+    /// Where its key and certificate are.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.state().join("identity")
+    }
+
     /// The guests that exist on it, by what its engine's own file says.
     ///
     /// # Panics
@@ -138,11 +151,12 @@ impl Agent {
         world.guests.iter().map(|(&id, guest)| (id, guest.clone())).collect()
     }
 
-    /// The machine lost its power and has it again: no guest runs. Only while the agent is down.
+    /// The machine lost its power and has it again: no guest runs, and it is another boot than the agent remembers. Only
+    /// while the agent is down.
     ///
     /// # Panics
-    /// When the agent runs, or the engine's file cannot be written.
-    pub fn guests_lose_power(&self) {
+    /// When the agent runs, or its files cannot be read and written.
+    pub fn power_fails(&self) {
         assert!(self.process.is_none(), "the agent holds the engine's file");
         let engine = FakeDriver::in_file(self.engine_file()).unwrap();
         let ids: Vec<VpsId> = engine.world().guests.keys().copied().collect();
@@ -150,6 +164,27 @@ impl Agent {
         for id in ids {
             runtime.block_on(engine.power_off(id)).unwrap();
         }
+        // A process cannot have a boot of its own; that what is remembered is of another one comes to the same.
+        let host = Identity::load(&self.identity()).unwrap().host();
+        let (ledger, mut memory) = Ledger::open(&self.state(), host).unwrap();
+        let earlier = BootId::new(uuid::Uuid::new_v4());
+        memory.boot = Some(earlier);
+        for vps in memory.vps.values_mut() {
+            vps.running_in = vps.running_in.map(|_| earlier);
+        }
+        ledger.save_memory(&memory).unwrap();
+    }
+
+    /// A guest powers itself off. Only while the agent is down: its engine holds the file.
+    ///
+    /// # Panics
+    /// When the agent runs, or there is no such guest.
+    pub fn guest_powers_off(&self, vps: VpsId) {
+        assert!(self.process.is_none(), "the agent holds the engine's file");
+        let engine = FakeDriver::in_file(self.engine_file()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // What the engine shows is the same whoever asked the guest.
+        runtime.block_on(engine.shutdown(vps)).unwrap();
     }
 
     /// The file of the fake engine.

@@ -100,6 +100,12 @@ impl Api {
         Self { http, server, token }
     }
 
+    /// The same server, asked with another token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
     /// Asks, and gives status and body.
     ///
     /// # Errors

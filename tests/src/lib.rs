@@ -7,6 +7,7 @@
 //! smtp    a mail server that refuses, stalls, greylists
 //! proxy   bad network, UDP       peer   one bare connection of the link, well-behaved or hostile
 //! hosts   real machines (fleet/fleet.sh) with systemd, libvirt and QEMU beside an orchestrator
+//! simulation   thousands of agents in one process
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -26,5 +27,6 @@ pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod seed;
+pub mod simulation;
 pub mod smtp;
 pub mod wait;

@@ -24,8 +24,6 @@ const LINK_PORT: u16 = 8440;
 pub struct Options {
     /// Where it listens; ports 8443 (TCP) and 8440 (UDP).
     pub address: Ipv4Addr,
-    /// Where agents dial it; itself if none are given.
-    pub public_addresses: Vec<String>,
     /// Seconds without a connection's sign of life after which it is over.
     pub idle_seconds: u32,
     /// Seconds without a sign of life after which a host is unreachable.
@@ -36,6 +34,8 @@ pub struct Options {
     pub for_seconds: u32,
     /// Seconds between an agent's reports.
     pub report_seconds: u32,
+    /// Whether agents reach it through something else: it then listens for them one port higher than where they dial.
+    pub behind_proxy: bool,
     /// Image file; a small made-up one if none is given.
     pub image: Option<PathBuf>,
     /// The engine of the image.
@@ -54,12 +54,12 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             address: own_address(),
-            public_addresses: Vec::new(),
             idle_seconds: 3,
             unreachable_seconds: 4,
             grace_seconds: 5,
             for_seconds: 1,
             report_seconds: 1,
+            behind_proxy: false,
             image: None,
             engine: "fake",
             state: None,
@@ -86,9 +86,10 @@ pub fn own_address() -> Ipv4Addr {
 /// An orchestrator that was set up, running or not.
 #[derive(Debug)]
 pub struct Orchestrator {
+    /// Dropped before its folder: it shows its log when a test fails.
+    process: Option<Process>,
     folder: TempDir,
     options: Options,
-    process: Option<Process>,
     api: Api,
 }
 
@@ -186,6 +187,11 @@ impl Orchestrator {
         self.run();
     }
 
+    /// Lets go of a process that ended by itself.
+    pub fn gone(&mut self) {
+        self.process = None;
+    }
+
     /// The running process.
     ///
     /// # Panics
@@ -248,6 +254,12 @@ impl Orchestrator {
     /// Where agents are listened to.
     #[must_use]
     pub fn link_address(&self) -> SocketAddr {
+        link_address(&self.options)
+    }
+
+    /// Where agents dial.
+    #[must_use]
+    pub fn public_address(&self) -> SocketAddr {
         (self.options.address, LINK_PORT).into()
     }
 
@@ -284,23 +296,21 @@ fn state_folder(folder: &Path, options: &Options) -> PathBuf {
     options.state.clone().unwrap_or_else(|| folder.join("state"))
 }
 
+fn link_address(options: &Options) -> SocketAddr {
+    (options.address, LINK_PORT + u16::from(options.behind_proxy)).into()
+}
+
 fn write_config(folder: &Path, options: &Options) -> PathBuf {
-    let Options { address, public_addresses, engine, image, .. } = options;
+    let Options { address, engine, image, .. } = options;
     let image = image.clone().unwrap_or_else(|| {
         let made_up = folder.join("image.raw");
         fs::write(&made_up, vec![0x5a; 64 * 1024]).unwrap();
         made_up
     });
-    let mut public = public_addresses.clone();
-    if public.is_empty() {
-        public.push(format!("{address}:{LINK_PORT}"));
-    }
-    // The API's certificate has the same names; behind a proxy the orchestrator's own is still one of them.
-    let own = format!("{address}:{LINK_PORT}");
     let state = state_folder(folder, options);
     let mut text = format!(
         "state_directory = {state:?}\nexport_directory = {:?}\nmaster_key = {:?}\n\
-         listen_api = \"{address}:{API_PORT}\"\nlisten_link = {own:?}\npublic_addresses = {public:?}\n\
+         listen_api = \"{address}:{API_PORT}\"\nlisten_link = \"{}\"\npublic_addresses = [\"{address}:{LINK_PORT}\"]\n\
          regions = [\"us-east\", \"eu-west\"]\nunreachable_after_seconds = {}\ngrace_seconds = {}\n\n\
          [link]\nidle_timeout_seconds = {}\n\n\
          [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = {}\n\n\
@@ -308,6 +318,7 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
          [alerts]\ndisk_ratio = 0.99\ndisk_clear_ratio = 0.98\nfor_seconds = {}\ngroup_wait_seconds = 0\ngroup_interval_seconds = 1\n\n",
         folder.join("exports"),
         folder.join("master.key"),
+        link_address(options),
         options.unreachable_seconds,
         options.grace_seconds,
         options.idle_seconds,

@@ -1,3 +1,14 @@
 //! What CHOM must withstand, shown on simulated hosts: the real programs as processes, over the real link, with guests
 //! that exist only in a file. Every test prints its seed where there is chance in it, and every wait has a deadline.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their own helpers too")]
+
+mod agent_killed;
+mod alerts;
+mod bad_input;
+mod forgotten;
+mod hostile;
+mod identity;
+mod orchestrator_killed;
+mod outage;
+mod partition;
+mod restored;
