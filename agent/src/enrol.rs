@@ -1,6 +1,10 @@
 //! Joins a fleet: makes the host's key, has it signed, keeps what came. Decides nothing; starts nothing.
 
-use chom_certs::{BundleError, CaBundle, HostKey, IdentityError, JoinCode, JoinCodeError, TlsError};
+use std::path::PathBuf;
+
+use chom_certs::{
+    BundleError, CaBundle, HostKey, Identity, IdentityError, JoinCode, JoinCodeError, TlsError,
+};
 use chom_protocol::HostId;
 use chom_protocol::link::{FleetInfo, ToAgent, ToOrchestrator};
 use tracing::warn;
@@ -16,6 +20,14 @@ pub enum EnrolError {
     /// The code.
     #[error("the enrolment code cannot be used")]
     Code(#[source] JoinCodeError),
+    /// It has joined one already, and would leave its VPSs behind.
+    #[error("this host is enrolled already, as host {host}; only if it is to begin anew: stop the agent, move `{}` away and enrol again", folder.display())]
+    Enrolled {
+        /// As which host.
+        host: HostId,
+        /// Its identity's folder.
+        folder: PathBuf,
+    },
     /// The host's key or files.
     #[error("the host's identity cannot be made")]
     Identity(#[source] IdentityError),
@@ -44,10 +56,14 @@ pub enum EnrolError {
 /// Enrols this host with the line that `chomctl host add` printed. Repeated with the same key after a lost answer.
 ///
 /// # Errors
-/// When the code is damaged, no orchestrator takes the host, or something cannot be written.
+/// When the code is damaged, the host is enrolled already, no orchestrator takes the host, or something cannot be written.
 pub async fn enrol(config: &Config, code: &str) -> Result<HostId, EnrolError> {
     let code: JoinCode = code.parse().map_err(EnrolError::Code)?;
-    let key = HostKey::load_or_create(&config.identity_directory()).map_err(EnrolError::Identity)?;
+    let folder = config.identity_directory();
+    if let Ok(identity) = Identity::load(&folder) {
+        return Err(EnrolError::Enrolled { host: identity.host(), folder });
+    }
+    let key = HostKey::load_or_create(&folder).map_err(EnrolError::Identity)?;
     let message = ToOrchestrator::Enrol {
         token: code.token().reveal(),
         csr: key.csr_der().map_err(EnrolError::Identity)?,

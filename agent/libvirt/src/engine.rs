@@ -292,7 +292,7 @@ fn is(error: &Error, number: ErrorNumber) -> bool {
 
 /// libvirt's version number as people write it.
 fn spell_version(version: u32) -> String {
-    format!("libvirt {}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
+    format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }
 
 /// Counters beyond 2^53 lose their last digits, which no reader of a rate sees.
@@ -306,6 +306,6 @@ mod tests {
 
     #[test]
     fn a_version_is_spelt_as_libvirt_does() {
-        assert_eq!(spell_version(11_003_000), "libvirt 11.3.0");
+        assert_eq!(spell_version(11_003_000), "11.3.0");
     }
 }

@@ -19,6 +19,10 @@ fn the_call_of_the_manual_makes_a_vps_and_it_can_be_stopped_started_restarted_de
         "echo precious >/srv/by-hand.img && truncate -s 1M /srv/by-hand.img && echo \"{FOREIGN}\" >/tmp/f.xml && \
          virsh -q -c qemu:///system define /tmp/f.xml && virsh -q -c qemu:///system start by-hand"
     ));
+    // A slip of the hand on a host that is enrolled changes nothing.
+    let slip = site.api().add_host("slip", "us-east").unwrap();
+    let said = host.try_sh(&format!("chom-agent enrol {}", slip.join_code));
+    assert!(said.code == Some(1) && said.stderr.contains(&host.id.to_string()), "{said:?}");
     let by_hand = || {
         host.sh("pgrep -f [g]uest=by-hand; sha256sum /srv/by-hand.img; virsh -q dumpxml --inactive by-hand")
     };
