@@ -67,7 +67,7 @@ metrics! {
     6 MemoryAvailable "memory_available_bytes" Gauge "Memory that can be had without swapping (proc_meminfo(5)).";
     7 SwapTotal "swap_total_bytes" Gauge "Swap in all.";
     8 SwapFree "swap_free_bytes" Gauge "Swap not in use.";
-    9 DiskTotal "filesystem_size_bytes" Gauge "Size of a file system; the label is its mount point.";
+    9 DiskTotal "filesystem_size_bytes" Gauge "Size of a file system without what is reserved for root; the label is its mount point.";
     10 DiskAvailable "filesystem_available_bytes" Gauge "What unprivileged users can still write there.";
     11 InodesTotal "filesystem_inodes" Gauge "Inodes of a file system.";
     12 InodesFree "filesystem_inodes_free" Gauge "Inodes not in use.";

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use chom_protocol::sample::{Metric, Point};
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{Statvfs, statvfs};
 
 use super::{CollectError, LABELS_MAX, Source, float, is_label, number, point};
 
@@ -27,6 +27,15 @@ pub(crate) struct Disks {
     known: BTreeMap<String, bool>,
 }
 
+/// Bytes of a file system that can be used at all, and those that still can: what is reserved for root counts as neither,
+/// as df(1) reckons, so that the share in use reaches one when writes begin to fail.
+pub(super) fn usable(found: &Statvfs) -> (u64, u64) {
+    let used = found.blocks().saturating_sub(found.blocks_free());
+    let available = found.blocks_available();
+    let unit = found.fragment_size();
+    (used.saturating_add(available).saturating_mul(unit), available.saturating_mul(unit))
+}
+
 impl Disks {
     pub(crate) fn new() -> Self {
         Self {
@@ -42,13 +51,11 @@ impl Disks {
         for mount in &mounts {
             match statvfs(mount.as_str()) {
                 Ok(found) => {
-                    let unit = found.fragment_size();
-                    let size = found.blocks().saturating_mul(unit);
+                    let (size, available) = usable(&found);
                     if size == 0 {
                         continue;
                     }
                     points.push(point(Metric::DiskTotal, mount, float(size)));
-                    let available = found.blocks_available().saturating_mul(unit);
                     points.push(point(Metric::DiskAvailable, mount, float(available)));
                     // btrfs and others have no fixed number of inodes.
                     if found.files() > 0 {

@@ -31,9 +31,8 @@ pub(crate) fn inventory(agent_version: &str, vps_folder: &Path) -> Inventory {
 fn space(folder: &Path) -> (Bytes, Bytes) {
     let found = folder.ancestors().find_map(|path| statvfs(path).ok());
     found.map_or((Bytes(0), Bytes(0)), |found| {
-        let unit = found.fragment_size();
-        let bytes = |blocks: u64| Bytes(blocks.saturating_mul(unit));
-        (bytes(found.blocks()), bytes(found.blocks_available()))
+        let (size, available) = super::disk::usable(&found);
+        (Bytes(size), Bytes(available))
     })
 }
 
