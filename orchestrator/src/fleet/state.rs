@@ -129,6 +129,21 @@ macro_rules! tables {
             }
         )*
 
+        #[cfg(test)]
+        impl State {
+            /// Every kind of row.
+            pub(crate) const KINDS: &'static [&'static str] = &[$($kind),*];
+
+            /// Every row as it would be stored.
+            pub(crate) fn dump(&self) -> Vec<(&'static str, Key, Arc<str>)> {
+                let mut all = Vec::new();
+                $(for stored in self.$field.values() {
+                    all.push(($kind, $row::key(&stored.row.id()), record::encode(stored.row.as_ref()).unwrap()));
+                })*
+                all
+            }
+        }
+
         impl State {
             /// Takes a row as the store has it. A row of no folder we know is left alone: a newer release wrote it.
             ///
