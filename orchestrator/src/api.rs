@@ -53,7 +53,7 @@ pub struct App {
     http: HttpMetrics,
     streams: events::Streams,
     bodies: Arc<Semaphore>,
-    probe: Arc<Mutex<()>>,
+    probe: Arc<Mutex<system::Probed>>,
     document: Bytes,
 }
 
