@@ -91,8 +91,8 @@ pub fn place(wish: &Wish, candidates: impl IntoIterator<Item = Candidate>) -> Re
 }
 
 /// Hosts that one look at all of them leaves for the creates that follow: in an even fleet each takes one before all are
-/// looked at again.
-const SHORTLIST_HOSTS_MAX: usize = 128;
+/// looked at again, so that with 2,000 hosts both kinds of look cost about the same.
+const SHORTLIST_HOSTS_MAX: usize = 32;
 
 /// The best hosts of one look at all, so that not each of many creates has to look at thousands. As long as no host gains
 /// room, it gives the same host as a look at all of them.
