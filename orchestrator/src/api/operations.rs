@@ -12,6 +12,7 @@ use crate::api::page::Paging;
 use crate::api::problem::ApiError;
 use crate::api::request::RowId;
 use crate::api::{App, answer};
+use crate::clock;
 use crate::fleet::rows::OperationRow;
 use crate::fleet::{Caller, FleetError, view};
 
@@ -19,14 +20,18 @@ use crate::fleet::{Caller, FleetError, view};
 #[utoipa::path(get, path = "/api/operations", tag = "operations", operation_id = "list_operations", params(PageQuery),
     responses((status = 200, description = "A page of operations.", body = Page<OperationView>)))]
 pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
-    let state = app.fleet.state();
+    let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
+    let (catalogue, now) = (app.fleet.catalogue(), clock::now());
     paging.page(
         "operations",
         |from: Bound<OperationId>| {
             state.operations.range((from, Bound::Unbounded)).map(|(_, stored)| &stored.row)
         },
         |row| row.id,
-        |row| view::operation(row),
+        |row| {
+            let observation = observations.get(&row.host).map(AsRef::as_ref);
+            view::operation_now(&state, catalogue, row, observation, now)
+        },
     )
 }
 
@@ -41,5 +46,7 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     let state = app.fleet.state();
     let row = state.get::<OperationRow>(&id).ok_or_else(|| FleetError::not_found("operation", id))?;
-    Ok(answer::row(&view::operation(row)))
+    let observation = app.fleet.observations().of(row.host);
+    let (catalogue, now) = (app.fleet.catalogue(), clock::now());
+    Ok(answer::row(&view::operation_now(&state, catalogue, row, observation.as_deref(), now)))
 }

@@ -201,3 +201,68 @@ pub fn operation(row: &OperationRow) -> OperationView {
         finished_at: row.finished_at.map(rfc3339),
     }
 }
+
+/// An operation for whoever waits for it: one whose host cannot be seen says so.
+#[must_use]
+pub fn operation_now(
+    state: &State,
+    catalogue: &Catalogue,
+    row: &OperationRow,
+    observation: Option<&Observation>,
+    now: UnixMillis,
+) -> OperationView {
+    let mut shown = operation(row);
+    let is_seen = health::is_seen(observation, catalogue.unreachable_after_seconds, now);
+    if !shown.state.is_final() && shown.problem.is_none() && !is_seen {
+        let host = state.get::<HostRow>(&row.host).map(|host| host.name.to_string());
+        let host = host.unwrap_or_else(|| row.host.to_string());
+        let since = observation.map_or_else(
+            || "since the orchestrator was started".to_owned(),
+            |seen| format!("for {} s", now.seconds_since(seen.seen_at)),
+        );
+        shown.problem = Some(format!(
+            "its host `{host}` has not been seen {since}; the order stands and is carried out when the host is back"
+        ));
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use chom_protocol::api::operations::OperationState;
+    use chom_protocol::{HostId, OperationId, VpsId};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::fleet::rows::Goal;
+
+    fn waits_for(observation: Option<&Observation>, state: OperationState) -> Option<String> {
+        let row = OperationRow {
+            id: OperationId::new(Uuid::nil()),
+            kind: "start".to_owned(),
+            tenant: chom_protocol::Name::default_tenant(),
+            vps: VpsId::new(Uuid::nil()),
+            host: HostId::new(Uuid::nil()),
+            number: 1,
+            goal: Goal::Accepted,
+            state,
+            steps: Vec::new(),
+            problem: None,
+            created_at: UnixMillis(0),
+            deadline: UnixMillis(600_000),
+            finished_at: None,
+        };
+        let catalogue = Catalogue { unreachable_after_seconds: 45, ..Catalogue::default() };
+        operation_now(&State::default(), &catalogue, &row, observation, UnixMillis(100_000)).problem
+    }
+
+    #[test]
+    fn an_operation_whose_host_is_not_seen_says_what_it_waits_for_and_one_that_ended_does_not() {
+        let at = |seen_at| Observation { seen_at: UnixMillis(seen_at), ..Observation::default() };
+        let said = waits_for(Some(&at(40_000)), OperationState::Pending).unwrap();
+        assert!(said.contains("not been seen for 60 s") && said.contains("when the host is back"), "{said}");
+        assert!(waits_for(None, OperationState::Running).is_some());
+        assert_eq!(waits_for(Some(&at(99_000)), OperationState::Pending), None);
+        assert_eq!(waits_for(Some(&at(40_000)), OperationState::Succeeded), None);
+    }
+}

@@ -67,7 +67,12 @@ fn a_cut_host_makes_its_vps_unknown_with_one_mail_and_a_delete_meanwhile_is_carr
     let deleted = api.act(goes, "delete", None).unwrap_or_else(|failure| panic!("{failure}"));
     pass(SECOND_MAIL);
     assert_eq!(subjects(&mails).len(), 1, "one outage is one mail: {:?}", subjects(&mails));
-    assert!(!api.operation(deleted.operation.id).unwrap().state.is_final(), "it waits for the host");
+    let waiting = api.operation(deleted.operation.id).unwrap();
+    assert!(!waiting.state.is_final(), "it waits for the host: {waiting:?}");
+    assert!(
+        waiting.problem.as_deref().is_some_and(|problem| problem.contains("`cut`")),
+        "and says so: {waiting:?}"
+    );
     assert_eq!(
         (host.qemu_pid(keeps), host.qemu_pid(goes)),
         (keeps_pid, goes_pid),
