@@ -8,13 +8,16 @@ use chom_protocol::host::HostSpec;
 use chom_protocol::link::v1::spec_parts;
 use chom_protocol::link::{Close, ToAgent, ToOrchestrator};
 use quinn::SendStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{Ended, Session};
 use super::frames::{FrameReader, send};
 
 /// The agent has so long to write its ledger: an fsync on a disk that is being backed up takes seconds.
 const ACCEPT_SECONDS_MAX: Duration = Duration::from_secs(60);
+/// What was refused is offered again after so long: a disk that was full may have space again. A refusal for good costs
+/// no more than this then.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(
     session: &Session,
@@ -24,19 +27,22 @@ pub(super) async fn run(
 ) -> Result<(), Ended> {
     let (fleet, host) = (&session.link.fleet, session.admitted.peer.host);
     let mut changes = fleet.host_changes(host);
-    let mut refused = None;
+    let mut refused: Option<(Generation, Instant)> = None;
     loop {
         let spec = loop {
             changes.mark_unchanged();
+            let is_refused = |generation| refused.is_some_and(|(not_taken, _)| not_taken == generation);
             match fleet.spec(host) {
-                // What was refused once will be refused again: only a newer one is worth the sending.
-                Some(spec) if spec.generation != have && Some(spec.generation) != refused => break spec,
+                // What was refused would be refused again at once: a newer one goes now, the same one after a pause.
+                Some(spec) if spec.generation != have && !is_refused(spec.generation) => break spec,
                 _ => {}
             }
+            let pause_ends = refused.map_or_else(Instant::now, |(_, at)| at + REFUSED_PAUSE);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { // cancel-safe
                     return Ok(()); // the fleet is gone: everything stops
                 },
+                () = sleep_until(pause_ends), if refused.is_some() => refused = None, // cancel-safe
                 // The agent has nothing to say here but that it ends the stream.
                 message = reader.next() => return match message? { // cancel-safe
                     None => Ok(()),
@@ -60,7 +66,7 @@ pub(super) async fn run(
                     if not_taken == generation =>
                 {
                     fleet.refused(host, generation, &problem);
-                    refused = Some(generation);
+                    refused = Some((generation, Instant::now()));
                 }
                 None => return Ok(()),
                 Some(_) => {
