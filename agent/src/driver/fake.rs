@@ -2,6 +2,8 @@
 //! for agents that are killed), injects faults and latency, and counts what was done. Touches no engine.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -79,6 +81,8 @@ pub struct World {
     file: Option<PathBuf>,
 }
 
+/// Of the file beside a world's own that says, a line each, which disks were made and destroyed over its whole life.
+pub const HISTORY_EXTENSION: &str = "history";
 /// Most entries of the journal, so that a long simulation does not grow.
 const JOURNAL_ENTRIES_MAX: usize = 10_000;
 
@@ -90,6 +94,16 @@ impl World {
         let Some(file) = &self.file else { return Ok(()) };
         write_sealed(file, FORMAT, &self.guests)
             .map_err(|error| DriverError::passing(format!("cannot write `{}`: {error}", file.display())))
+    }
+
+    /// Notes, behind the world's file, what a kill of the agent must not make happen twice. After the world itself: a kill
+    /// in between leaves a note out and never makes one up.
+    fn note(&self, what: &str, vps: VpsId) -> Result<(), DriverError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let path = file.with_extension(HISTORY_EXTENSION);
+        let noted = OpenOptions::new().create(true).append(true).open(&path);
+        let noted = noted.and_then(|mut history| writeln!(history, "{what} {vps}"));
+        noted.map_err(|error| DriverError::passing(format!("cannot write `{}`: {error}", path.display())))
     }
 
     /// What a reboot of the host does: every guest is off, and none by its own doing.
@@ -189,6 +203,7 @@ impl Driver for FakeDriver {
     ) -> Result<(), DriverError> {
         self.enter(Call::Prepare, Some(spec.id)).await?;
         let mut world = self.world();
+        let fresh = !world.guests.contains_key(&spec.id);
         let guest = world.guests.entry(spec.id).or_insert(FakeGuest {
             placement: spec.placement,
             definition: digest(spec),
@@ -199,7 +214,8 @@ impl Driver for FakeDriver {
         });
         guest.placement = spec.placement;
         guest.definition = digest(spec);
-        world.save(Call::Prepare, spec.id)
+        world.save(Call::Prepare, spec.id)?;
+        if fresh { world.note("made", spec.id) } else { Ok(()) }
     }
 
     async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
@@ -240,8 +256,9 @@ impl Driver for FakeDriver {
         if world.guests.get(&vps).is_some_and(|guest| guest.state == VpsState::Running) {
             return Err(DriverError::passing(format!("VPS {vps} is running")));
         }
-        world.guests.remove(&vps);
-        world.save(Call::Destroy, vps)
+        let was_there = world.guests.remove(&vps).is_some();
+        world.save(Call::Destroy, vps)?;
+        if was_there { world.note("destroyed", vps) } else { Ok(()) }
     }
 
     async fn measure(&self) -> Result<Vec<Point>, DriverError> {
