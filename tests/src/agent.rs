@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chom_agent::driver::Driver as _;
-use chom_agent::driver::fake::{FakeDriver, FakeGuest};
+use chom_agent::driver::fake::{FakeDriver, FakeGuest, HISTORY_EXTENSION};
 use chom_agent::ledger::Ledger;
 use chom_certs::Identity;
 use chom_protocol::{BootId, VpsId};
@@ -21,6 +21,7 @@ pub struct Agent {
     /// Dropped before its folder: it shows its log when a test fails.
     process: Option<Process>,
     folder: TempDir,
+    state: PathBuf,
 }
 
 impl Agent {
@@ -31,7 +32,20 @@ impl Agent {
     #[must_use]
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("chom-agent-").tempdir().unwrap();
-        let agent = Self { folder, process: None };
+        let state = folder.path().join("state");
+        let agent = Self { process: None, folder, state };
+        agent.configure();
+        agent
+    }
+
+    /// The same with its state elsewhere, such as on a disk that can become full.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    #[must_use]
+    pub fn with_state(state: PathBuf) -> Self {
+        let folder = tempfile::Builder::new().prefix("chom-agent-").tempdir().unwrap();
+        let agent = Self { process: None, folder, state };
         agent.configure();
         agent
     }
@@ -131,7 +145,7 @@ impl Agent {
     /// Where it keeps what must not be lost.
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.state.clone()
     }
 
     /// Where its key and certificate are.
@@ -149,6 +163,21 @@ impl Agent {
         let engine = FakeDriver::in_file(self.engine_file()).unwrap();
         let world = engine.world();
         world.guests.iter().map(|(&id, guest)| (id, guest.clone())).collect()
+    }
+
+    /// What disks were made and destroyed on it over its whole life: `made` or `destroyed`, and of which VPS.
+    ///
+    /// # Panics
+    /// When a line cannot be read.
+    #[must_use]
+    pub fn history(&self) -> Vec<(String, VpsId)> {
+        let path = self.engine_file().with_extension(HISTORY_EXTENSION);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = |line: &str| {
+            let (what, vps) = line.split_once(' ').unwrap();
+            (what.to_owned(), vps.parse().unwrap())
+        };
+        text.lines().map(line).collect()
     }
 
     /// The machine lost its power and has it again: no guest runs, and it is another boot than the agent remembers. Only

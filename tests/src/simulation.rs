@@ -8,6 +8,7 @@ use std::time::Duration;
 use chom_agent::agent::{Agent, Parts, Settings};
 use chom_agent::config::Config;
 use chom_agent::driver::fake::FakeDriver;
+use chom_agent::link::Contact;
 use chom_agent::measure::FixedProbe;
 use chom_agent::supervise::SuperviseError;
 use chom_agent::{boot, enrol};
@@ -142,16 +143,18 @@ impl Simulation {
         self.hosts.iter().filter(|host| host.agent.contact().borrow().is_connected()).count()
     }
 
-    /// Waits until all are connected; how long that took.
+    /// Waits until all are connected and each was welcomed so many times since its start; how long that took. An agent
+    /// that has not noticed yet that its orchestrator is gone counts as connected, but not as welcomed again.
     ///
     /// # Panics
     /// When they are not in time.
-    pub async fn all_connected(&self, deadline: Duration) -> Duration {
+    pub async fn all_connected(&self, welcomes: u64, deadline: Duration) -> Duration {
         let started = Instant::now();
         for host in &self.hosts {
             let mut contact = host.agent.contact();
             let left = deadline.saturating_sub(started.elapsed());
-            let connected = timeout(left, contact.wait_for(chom_agent::link::Contact::is_connected)).await;
+            let there = |contact: &Contact| contact.is_connected() && contact.welcomes >= welcomes;
+            let connected = timeout(left, contact.wait_for(there)).await;
             assert!(
                 matches!(connected, Ok(Ok(_))),
                 "{} of {} agents are connected",

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use chom_protocol::VpsId;
 use chom_protocol::api::Problem;
 use chom_protocol::api::operations::OperationState;
+use chom_protocol::vps::VpsState;
+use chom_tests::agent::Agent;
 use chom_tests::api::{Api, Failure, Method};
-use chom_tests::fleet::{Fleet, LATER, SOON};
+use chom_tests::fleet::{Fleet, LATER, SOON, usable};
 use chom_tests::orchestrator::{Options, Orchestrator};
 use chom_tests::process::{program, run};
 use chom_tests::seed::Chance;
@@ -229,6 +231,40 @@ fn fill(filler: &Path, disk: &Path) {
     let free = stat.blocks_available() * stat.fragment_size();
     let size = usize::try_from(free.saturating_sub(300 * 1024)).unwrap();
     fs::write(filler, vec![0; size]).unwrap();
+}
+
+#[test]
+fn a_full_disk_of_a_host_is_said_and_mended_by_space_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(folder.path(), 8) else {
+        println!("SKIPPED: mounts are forbidden on this machine");
+        return;
+    };
+    let orchestrator = Orchestrator::start(Options { disk_mib: 1, ..Options::default() });
+    let api = orchestrator.api().clone();
+    let added = api.add_host("full", "us-east").unwrap();
+    let mut agent = Agent::with_state(folder.path().join("state"));
+    let _ = agent.enrol(&added.join_code).well("chom-agent enrol");
+    agent.run();
+    usable(&api, added.host, SOON);
+    let before = api.create("before", None).unwrap();
+    assert_eq!(api.ended(before.operation.id, SOON).state, OperationState::Succeeded);
+
+    let filler = folder.path().join("filler");
+    // Until nothing more fits.
+    let _ = fs::write(&filler, vec![0; 8 << 20]);
+    let during = api.create("during", None).unwrap();
+    let problems = wait_for("the host to say that its disk is full", SOON, || {
+        let problems = api.host(added.host).map_err(|failure| failure.to_string())?.problems;
+        if problems.join(" ").contains("free space") { Ok(problems) } else { Err(format!("{problems:?}")) }
+    });
+    println!("{problems:?}");
+    assert_eq!(api.vps(before.vps.id).unwrap().observed.state, VpsState::Running, "what runs runs on");
+
+    fs::remove_file(&filler).unwrap();
+    let ended = api.ended(during.operation.id, LATER);
+    assert_eq!(ended.state, OperationState::Succeeded, "{ended:?}");
+    assert_eq!(agent.guests().len(), 2);
 }
 
 #[test]

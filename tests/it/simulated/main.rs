@@ -8,6 +8,7 @@ mod bad_input;
 mod forgotten;
 mod hostile;
 mod identity;
+mod many;
 mod orchestrator_killed;
 mod outage;
 mod partition;

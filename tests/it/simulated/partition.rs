@@ -114,8 +114,9 @@ fn a_network_that_loses_doubles_and_reorders_packets_only_delays() {
         assert_eq!(ended.state, OperationState::Succeeded, "{action}: {ended:?}");
     }
     for host in &fleet.hosts {
-        for (id, guest) in host.agent.guests() {
-            assert_eq!(guest.disks, 1, "the disk of VPS {id} was made twice");
+        let (history, guests) = (host.agent.history(), host.agent.guests());
+        assert_eq!(history.len(), guests.len(), "each disk is made once: {history:?}");
+        for (id, guest) in guests {
             assert!(guest.starts <= 2, "VPS {id} was started {} times", guest.starts);
         }
     }

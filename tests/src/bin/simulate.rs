@@ -43,7 +43,7 @@ async fn run(folder: PathBuf, codes: Vec<String>) {
     let folders = enrol(&folder, codes).await;
     println!("enrolled {count} in {:.1} s", started.elapsed().as_secs_f64());
     let simulation = Simulation::start(&folders);
-    let took = simulation.all_connected(CONNECTED_DEADLINE).await;
+    let took = simulation.all_connected(1, CONNECTED_DEADLINE).await;
     println!("connected {count} in {:.1} s", took.as_secs_f64());
     terminate.recv().await;
     simulation.stop().await.expect("all agents end when asked");
