@@ -8,7 +8,9 @@ use chom_agent::config::Config;
 use chom_agent::view::View;
 use chom_agent::{clock, enrol, probe, run};
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The configuration cannot be used (EX_CONFIG, sysexits.h).
 const EXIT_CONFIGURATION: u8 = 78;
@@ -79,14 +81,16 @@ fn main() -> ExitCode {
 }
 
 fn start_log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Not EnvFilter: every host would hold its regular expressions.
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
     // The journal has the time already.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().with_ansi(false).init();
+        registry.with(log.without_time().with_ansi(false)).init();
     } else {
-        log.init();
+        registry.with(log).init();
     }
 }
 

@@ -172,6 +172,8 @@ impl HostBench {
         let scrapes = ask_for(&asked, WINDOW);
         let after = pids.each_ref().map(|pid| cpu(pid));
         let seconds = began.elapsed().as_secs_f64();
+        // The old connection was idle for longer than the API keeps one.
+        self.client = self.world.client();
         let [agent, helper, exporter] = pids
             .each_ref()
             .map(|pid| Memory::parse(&on_host(&["cat", &format!("/proc/{pid}/smaps_rollup")])));

@@ -21,7 +21,7 @@ const WINDOW: usize = 256;
 /// Until the first passes of all agents, and what follows from them, are over.
 const SETTLE: Duration = Duration::from_secs(30);
 /// The history of a host is as large as it gets after so long (14 samples).
-const FILL_HISTORY: Duration = Duration::from_secs(180);
+const FILL_HISTORY: Duration = Duration::from_secs(120);
 const CPU_WINDOW: Duration = Duration::from_secs(90);
 /// VPSs that are started, one after another.
 const STARTS: usize = 400;
