@@ -21,9 +21,12 @@ fn a_full_disk_is_named_as_the_problem_and_the_vps_is_made_once_there_is_room() 
         row.observed.problem.clone().ok_or_else(|| format!("{row:?}"))
     });
     assert!(problem.to_lowercase().contains("no space"), "it says what is wrong: {problem}");
-    let operation = api.operation(accepted.operation.id).unwrap();
+    // The VPS shows what its host said at once; the operation follows with the commit.
+    let operation = wait_for("the operation to say what it waits for", SOON, || {
+        let row = api.operation(accepted.operation.id).map_err(|failure| failure.to_string())?;
+        if row.problem.is_some() { Ok(row) } else { Err(format!("{row:?}")) }
+    });
     assert!(!operation.state.is_final(), "it is not given up: {operation:?}");
-    assert!(operation.problem.is_some(), "the operation says what it waits for: {operation:?}");
 
     host.sh("rm /var/lib/chom-agent/filler");
     let ended = api.ended(accepted.operation.id, BOOT);
