@@ -1,9 +1,11 @@
 //! The UDP socket and the QUIC settings. Every figure here was measured (see the notes on dependencies in the design).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
@@ -25,16 +27,31 @@ const CRYPTO_BUFFER_BYTES: usize = 16 * 1024;
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Connections that wait to be taken; beyond it they are refused and come again.
 const INCOMING_MAX: usize = 4096;
+/// Between two resets: after a restart 2,000 agents hear of it within seconds, and two endpoints that answer each other's
+/// resets stay harmless.
+const RESET_INTERVAL: Duration = Duration::from_millis(1);
 
 pub(super) fn open(options: &LinkOptions, authorities: &Authorities) -> Result<Endpoint, LinkError> {
     let server = server_config(options, authorities)?;
     let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &options.reset_key);
+    let id_key = connection_id_key(&reset_key);
     let bind = || {
         let socket = socket(options.listen)?;
-        let config = EndpointConfig::new(Arc::new(reset_key));
+        let mut config = EndpointConfig::new(Arc::new(reset_key));
+        config.min_reset_interval(RESET_INTERVAL);
+        // An endpoint answers with a reset only for connections whose ids it could have given itself; the key of those ids
+        // is random by default, so that a restarted one would stay silent.
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
         Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
     };
     bind().map_err(|source| LinkError::Bind { address: options.listen, source })
+}
+
+/// Follows from the reset key: the same after every restart.
+fn connection_id_key(reset_key: &ring::hmac::Key) -> u64 {
+    let tag = ring::hmac::sign(reset_key, b"chom connection ids");
+    let first = tag.as_ref().iter().take(size_of::<u64>());
+    first.fold(0, |key, byte| key << 8 | u64::from(*byte))
 }
 
 fn server_config(options: &LinkOptions, authorities: &Authorities) -> Result<ServerConfig, LinkError> {
