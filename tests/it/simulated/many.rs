@@ -1,12 +1,49 @@
 //! A larger fleet: agents in this process, with the product's own link, ledger, spool and reconciler.
 
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use chom_tests::fleet::{Fleet, LATER};
 use chom_tests::orchestrator::Options;
 use chom_tests::seed::rounds;
 use chom_tests::simulation::{Simulation, enrol};
 use chom_tests::wait::wait_for;
+use tokio::runtime::Runtime;
+
+/// So many hosts that are enrolled, connected and reporting, in this process.
+fn simulated(fleet: &Fleet, hosts: usize, folder: &Path, runtime: &Runtime) -> Simulation {
+    let api = fleet.api();
+    let added = (0..hosts).map(|n| api.add_host(&format!("host-{n}"), "us-east").unwrap().join_code);
+    let codes: Vec<String> = added.collect();
+    let started = Instant::now();
+    let folders = runtime.block_on(enrol(folder, codes));
+    println!("{hosts} hosts enrolled in {:?}", started.elapsed());
+    let simulation = {
+        let _runtime = runtime.enter();
+        Simulation::start(&folders)
+    };
+    println!("connected in {:?}", runtime.block_on(simulation.all_connected(1, LATER)));
+    simulation
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+#[test]
+fn agents_notice_a_killed_orchestrators_return_by_its_first_answer_and_not_by_silence() {
+    // Silence would take five minutes, and an unanswered report half of one: more than the deadline below.
+    let times = Options { idle_seconds: 300, ..Options::default() };
+    let mut fleet = Fleet::start(times, 0);
+    let (runtime, folder) = (runtime(), tempfile::tempdir().unwrap());
+    let simulation = simulated(&fleet, 20, folder.path(), &runtime);
+    fleet.orchestrator.restart();
+    println!(
+        "connected again in {:?}",
+        runtime.block_on(simulation.all_connected(2, Duration::from_secs(20)))
+    );
+    runtime.block_on(simulation.stop()).unwrap();
+}
 
 #[test]
 fn a_whole_fleet_enrols_takes_orders_and_comes_back_after_a_restart() {
@@ -16,18 +53,8 @@ fn a_whole_fleet_enrols_takes_orders_and_comes_back_after_a_restart() {
         Options { report_seconds: 5, idle_seconds: 15, unreachable_seconds: 20, ..Options::default() };
     let mut fleet = Fleet::start(times, 0);
     let api = fleet.api().clone();
-    let added = (0..hosts).map(|n| api.add_host(&format!("host-{n}"), "us-east").unwrap().join_code);
-    let codes: Vec<String> = added.collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let started = Instant::now();
-    let folders = runtime.block_on(enrol(folder.path(), codes));
-    println!("{hosts} hosts enrolled in {:?}", started.elapsed());
-    let simulation = {
-        let _runtime = runtime.enter();
-        Simulation::start(&folders)
-    };
-    println!("connected in {:?}", runtime.block_on(simulation.all_connected(1, LATER)));
+    let (runtime, folder) = (runtime(), tempfile::tempdir().unwrap());
+    let simulation = simulated(&fleet, hosts, folder.path(), &runtime);
     for n in 0..hosts {
         // A host takes VPSs once it has reported.
         wait_for("room for a VPS", LATER, || {
