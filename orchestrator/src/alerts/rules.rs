@@ -123,13 +123,23 @@ pub(crate) fn evaluate<'r>(
             *entry = row;
         }
     }
+    // Hosts come back one after another: those that are still away when the alert of the fleet ends get the time that any
+    // outage gets before each is told of on its own.
+    let fleet_over = newest.values().filter(|row| row.subject.rule == Rule::FleetUnreachable);
+    let fleet_over = fleet_over.map(|row| row.resolved_at.unwrap_or(now)).max();
     let mut verdicts = judge(settings, facts, now);
     let mut transitions = Vec::new();
     for (subject, row) in newest {
         let told = told(&row.group());
         let now = after(told, now);
         transitions.extend(match verdicts.remove(subject) {
-            Some(Verdict::Holds(condition)) => hold(row, condition, told, now),
+            Some(Verdict::Holds(mut condition)) => {
+                if subject.rule == Rule::HostUnreachable {
+                    let waits = |at: UnixMillis| now.millis_since(at) < condition.for_seconds * 1000;
+                    condition.inhibited |= fleet_over.is_some_and(waits);
+                }
+                hold(row, condition, told, now)
+            }
             Some(Verdict::Between) => seen(row, row.summary.clone(), row.severity, now),
             Some(Verdict::Unknown) => None,
             None if is_blind(facts, subject) => None,
