@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds, once, the root file system that all hosts of the test fleet share: Debian 13 with systemd, libvirt and QEMU.
+# Builds, once, the root file system that all hosts of the test fleet share: Debian 13 with systemd, libvirt, QEMU and Incus.
 # Usage: rootfs.sh   prints the path of the ready directory (log on standard error); needs root
 # A host is an overlay on this directory (see fleet.sh), so a host costs no copy and starts in about a second.
 # The cache lies outside the clone, in ${CHOM_CACHE_DIR:-/var/cache/chom}, under a name that carries a hash of this
@@ -9,8 +9,9 @@ set -euo pipefail
 readonly SUITE=trixie
 # No -gui, -modules-opengl or -modules-spice: hosts are headless. tar and coreutils come with the variant.
 readonly PACKAGES=(
-  ca-certificates dbus dnsmasq-base iproute2 iptables libvirt-clients libvirt-daemon-system nftables
-  procps qemu-system-x86 qemu-utils systemd systemd-sysv udev xorriso
+  ca-certificates dbus dnsmasq-base incus-base incus-client iproute2 iptables iputils-arping iputils-ping
+  libvirt-clients libvirt-daemon-system nftables openssh-client procps qemu-system-x86 qemu-utils systemd systemd-sysv
+  udev xorriso
 )
 cache=${CHOM_CACHE_DIR:-/var/cache/chom}
 recipe=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-12)

@@ -20,11 +20,12 @@ use crate::orchestrator::{Options, Orchestrator};
 use crate::process::{Said, program, run};
 use crate::wait::wait_for;
 
-/// The fleet of these tests: apart from the demo's and from one that somebody plays with.
-const FLEET: [&str; 2] = ["CHOM_FLEET=it", "CHOM_FLEET_NET=5"];
-/// This machine's end of the fleet's network, and its subnet.
-const UPLINK: &str = "chom5";
-const SUBNET: [u8; 3] = [10, 77, 5];
+/// The third byte of the fleet's subnet: apart from the demo's and from one that somebody plays with. Runs of several
+/// checkouts on one machine set `CHOM_TEST_NET`, each another, and do not wait for each other.
+static NET: LazyLock<u8> = LazyLock::new(|| match std::env::var("CHOM_TEST_NET") {
+    Ok(net) => net.parse().expect("CHOM_TEST_NET is a number from 0 to 255"),
+    Err(_) => 5,
+});
 /// Orchestrators' addresses; hosts have those up to .210.
 const ORCHESTRATOR_FIRST: u8 = 240;
 /// Tests at once: most of one is waiting, and more guests than cores would only be slow.
@@ -58,7 +59,8 @@ impl Place {
             }
         };
         if ground.alone.is_none() {
-            let lock = File::create(std::env::temp_dir().join("chom-test-hosts.lock")).unwrap();
+            let lock =
+                File::create(std::env::temp_dir().join(format!("chom-test-hosts-{}.lock", *NET))).unwrap();
             lock.lock().unwrap();
             ground.alone = Some(lock);
             let can = fleet(&["check"]);
@@ -67,8 +69,9 @@ impl Place {
             let _ = fleet(&["net-up"]).well("fleet.sh net-up");
             for place in 0..SITES_MAX {
                 let prefix = format!("{}/24", orchestrator_address(place));
+                let uplink = format!("chom{}", *NET);
                 let _ =
-                    run(Path::new("ip"), ["address", "add", &prefix, "dev", UPLINK]).well("ip address add");
+                    run(Path::new("ip"), ["address", "add", &prefix, "dev", &uplink]).well("ip address add");
             }
         }
         ground.taken[place] = true;
@@ -93,14 +96,14 @@ impl Drop for Place {
 }
 
 fn orchestrator_address(place: usize) -> Ipv4Addr {
-    let [a, b, c] = SUBNET;
-    Ipv4Addr::new(a, b, c, ORCHESTRATOR_FIRST + u8::try_from(place).unwrap())
+    Ipv4Addr::new(10, 77, *NET, ORCHESTRATOR_FIRST + u8::try_from(place).unwrap())
 }
 
 /// Runs fleet.sh to its end.
 fn fleet(words: &[&str]) -> Said {
     let script = script("fleet.sh");
-    run(Path::new("env"), FLEET.iter().chain(&[script.to_str().unwrap()]).chain(words))
+    let (name, net) = (format!("CHOM_FLEET=it{}", *NET), format!("CHOM_FLEET_NET={}", *NET));
+    run(Path::new("env"), [name.as_str(), &net, script.to_str().unwrap()].iter().chain(words))
 }
 
 fn script(name: &str) -> PathBuf {

@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
 use ring::digest;
@@ -39,6 +40,12 @@ const FILL_ROWS: usize = 1024;
 
 /// Where the tree keeps its own row of revision and count; no key begins like this.
 const TAIL_ROW: &[u8] = b"!tail";
+
+/// How long a lock is waited for. The kernel gives one back when the last descriptor of the open file is gone, and that can be
+/// after whoever had it is: sled's pool finishes its work after the database was dropped, and the exit of a killed process takes
+/// its time.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 const LOCK_FILE: &str = "lock";
 const TAIL_FILE: &str = "tail";
@@ -170,10 +177,24 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join(LOCK_FILE);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|source| OpenError::File { step: "open", path: path.clone(), source })?;
-    match file.try_lock() {
+    match lock_when_free(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { folder: folder.to_owned() }),
         Err(TryLockError::Error(source)) => Err(OpenError::File { step: "lock", path, source }),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "waits on a lock, with a deadline: flock(2) knows none of its own"
+)]
+fn lock_when_free(file: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+            outcome => return outcome,
+        }
     }
 }
 
@@ -214,7 +235,10 @@ impl SledDisk {
         }
         if file_path.exists() {
             // After a kill the end of the file may be in memory only, and sled is about to build on it.
-            File::open(&file_path).and_then(|file| file.sync_all()).map_err(trouble("sync", &file_path))?;
+            let file = File::open(&file_path).map_err(trouble("open", &file_path))?;
+            file.sync_all().map_err(trouble("sync", &file_path))?;
+            // sled takes this lock as well, and would not wait for it.
+            lock_when_free(&file).map_err(|error| trouble("lock", &file_path)(error.into()))?;
         }
         // sled panics on some damage; what it leaves behind then is dropped unused.
         let loaded = catch_unwind(|| load(&sled_folder));

@@ -67,6 +67,29 @@ fn two_processes_cannot_have_one_store() {
     open(&options).unwrap();
 }
 
+/// As when sled's pool is still at work after the drop, or the process before was killed and is still on its way out.
+#[test]
+fn a_lock_that_is_given_back_late_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    drop(open(&options).unwrap());
+    for name in ["lock", "sled/db"] {
+        let held = std::fs::File::open(options.folder.join(name)).unwrap();
+        held.lock().unwrap();
+        let opening = std::thread::spawn({
+            let options = options.clone();
+            move || open(&options).map(drop)
+        });
+        // Until then nothing ends: had the lock not been waited for, it would have.
+        for _ in 0..20 {
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
+            assert!(!opening.is_finished(), "`{name}` is not waited for: {:?}", opening.join());
+        }
+        drop(held);
+        opening.join().unwrap().unwrap();
+    }
+}
+
 /// Copies a store, damages the copy and opens it.
 fn damaged(from: &Options, damage: impl FnOnce(&Path)) -> Result<Vec<Record>, OpenError> {
     let folder = tempfile::tempdir().unwrap();
