@@ -171,7 +171,7 @@ bring_up() {
     cat >"$work/$host/agent.toml" <<CONFIG
 state_directory = "$work/$host/state"
 runtime_directory = "$work/$host/run"
-engine = "fake"
+engines = ["fake"]
 CONFIG
     "$bin/chom-agent" --config "$work/$host/agent.toml" enrol "$code" >>"$work/$host.log" 2>&1
     start_simulated "$host" "$place"

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chom_certs::Identity;
-use chom_protocol::host::{EngineStatus, HostStatus};
+use chom_protocol::host::HostStatus;
 use chom_protocol::{BootId, HostId, InstanceId};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Driver;
+use crate::driver::engines::Engines;
 use crate::health::{Heartbeat, Troubles};
 use crate::image::ImageCache;
 use crate::ledger::{Desired, Ledger, LedgerError};
@@ -22,6 +23,8 @@ use crate::reconcile::{self, Reconciler};
 use crate::shelf::Shelves;
 use crate::spool::SpoolError;
 use crate::supervise::{SuperviseError, Supervisor};
+
+const NO_ENGINE: &str = "no engine was found on this host, so it runs no VPS: install chom-agent-libvirt or Incus, then restart the agent";
 
 /// What an agent needs to know of its host's administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +45,8 @@ pub struct Parts<D> {
     pub settings: Settings,
     /// Who it is.
     pub identity: Identity,
-    /// Its engine.
-    pub driver: D,
-    /// What to say of the engine until it answers.
-    pub engine: EngineStatus,
+    /// Its engines, one driver for each.
+    pub drivers: Vec<D>,
     /// What measures the host.
     pub probe: Box<dyn Probe>,
     /// This boot of the host.
@@ -96,7 +97,7 @@ impl Agent {
     /// # Errors
     /// When its files cannot be used, or another agent uses them.
     pub fn start<D: Driver>(parts: Parts<D>) -> Result<Self, StartError> {
-        let Parts { settings, identity, driver, engine, mut probe, boot } = parts;
+        let Parts { settings, identity, drivers, mut probe, boot } = parts;
         let folder = settings.state_directory;
         let host = identity.host();
         let (ledger, memory) = Ledger::open(&folder, host)?;
@@ -104,8 +105,11 @@ impl Agent {
         let ledger = Arc::new(ledger);
         let shelves = Shelves::open(&folder.join("spool"))?;
         let addresses = Ledger::orchestrators(&folder)?;
-        let driver = Arc::new(driver);
+        let engines: Engines<D> = drivers.into_iter().collect();
         let (tasks, heartbeat, troubles) = (Supervisor::new(), Heartbeat::default(), Troubles::default());
+        if engines.is_empty() {
+            troubles.set("engines", NO_ENGINE.to_owned());
+        }
         let status = watch::Sender::new(None);
         let contact = watch::Sender::new(Contact::default());
         let inventory = watch::Sender::new(probe.inventory());
@@ -131,8 +135,7 @@ impl Agent {
             contact,
         };
         let reconciler = Reconciler::new(reconcile::Parts {
-            driver: Arc::clone(&driver),
-            engine,
+            engines: engines.clone(),
             ledger: Arc::clone(&ledger),
             memory,
             shelves: Arc::clone(&shelves),
@@ -146,7 +149,7 @@ impl Agent {
             destroys_per_hour: settings.destroys_per_hour,
             moved_grace: settings.moved_grace,
         });
-        let measuring = Measuring { driver, probe: Some(probe), ledger, shelves, inventory, troubles, boot };
+        let measuring = Measuring { engines, probe: Some(probe), ledger, shelves, inventory, troubles, boot };
         tasks.service("reconcile", reconciler.run(tasks.stop()));
         tasks.service("link", link::run(link, tasks.stop()));
         tasks.service("measure", measure::run(measuring, tasks.stop()));

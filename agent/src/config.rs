@@ -1,6 +1,7 @@
 //! The configuration file of the agent: everything in it is optional, unknown keys are refused. Opens nothing that the file
 //! names.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,10 +75,12 @@ pub struct Config {
     pub vps_directory: Option<PathBuf>,
     /// Verified images; `images` in the state directory unless given.
     pub image_directory: Option<PathBuf>,
-    /// What runs guests; libvirt unless given.
-    pub engine: Engine,
+    /// What runs guests; unless given, every engine that is found: libvirt by its helper, Incus by its socket.
+    pub engines: Option<BTreeSet<Engine>>,
     /// The libvirt helper.
     pub helper: PathBuf,
+    /// Incus' socket.
+    pub incus_socket: PathBuf,
     /// VPSs older than an hour that may be removed in an hour.
     pub destroys_per_hour: u32,
     /// After a boot of the host, VPSs are started without word from the orchestrator only after so long.
@@ -93,8 +96,9 @@ impl Default for Config {
             runtime_directory: PathBuf::from("/run/chom-agent"),
             vps_directory: None,
             image_directory: None,
-            engine: Engine::Libvirt,
+            engines: None,
             helper: PathBuf::from("/usr/libexec/chom/chom-agent-libvirt"),
+            incus_socket: PathBuf::from("/var/lib/incus/unix.socket"),
             destroys_per_hour: 5,
             moved_grace_seconds: 120,
             acceleration: AccelerationChoice::Auto,
@@ -129,6 +133,7 @@ impl Config {
             ("vps_directory", config.vps_directory.as_ref()),
             ("image_directory", config.image_directory.as_ref()),
             ("helper", Some(&config.helper)),
+            ("incus_socket", Some(&config.incus_socket)),
         ];
         for (key, value) in folders {
             if let Some(value) = value.filter(|value| !value.is_absolute()) {
@@ -196,14 +201,16 @@ mod tests {
             runtime_directory = "/b"
             vps_directory = "/c"
             image_directory = "/d"
-            engine = "fake"
+            engines = ["fake", "incus"]
             helper = "/e"
+            incus_socket = "/f"
             destroys_per_hour = 1
             moved_grace_seconds = 0
             acceleration = "tcg"
         "#;
         let config = Config::parse(text, Path::new("x")).unwrap();
-        assert_eq!((config.engine, config.acceleration), (Engine::Fake, AccelerationChoice::Tcg));
+        assert_eq!(config.engines, Some([Engine::Incus, Engine::Fake].into()));
+        assert_eq!(config.acceleration, AccelerationChoice::Tcg);
         assert_eq!(config.vps_directory(), Path::new("/c"));
     }
 
@@ -216,17 +223,17 @@ mod tests {
               |
             2 | state_dir = "/b"
               | ^^^^^^^^^
-            unknown field `state_dir`, expected one of `state_directory`, `runtime_directory`, `vps_directory`, `image_directory`, `engine`, `helper`, `destroys_per_hour`, `moved_grace_seconds`, `acceleration`
+            unknown field `state_dir`, expected one of `state_directory`, `runtime_directory`, `vps_directory`, `image_directory`, `engines`, `helper`, `incus_socket`, `destroys_per_hour`, `moved_grace_seconds`, `acceleration`
         "#]],
         );
         refused(
-            "engine = \"kvm\"\n",
+            "engines = [\"kvm\"]\n",
             &expect![[r#"
-            `/etc/chom/agent.toml` cannot be used; correct the line that is shown: TOML parse error at line 1, column 10
+            `/etc/chom/agent.toml` cannot be used; correct the line that is shown: TOML parse error at line 1, column 12
               |
-            1 | engine = "kvm"
-              |          ^^^^^
-            unknown variant `kvm`, expected `libvirt` or `fake`
+            1 | engines = ["kvm"]
+              |            ^^^^^
+            unknown variant `kvm`, expected one of `libvirt`, `incus`, `fake`
         "#]],
         );
         refused(

@@ -7,6 +7,7 @@ pub mod acceleration;
 pub mod any;
 mod command;
 mod disk;
+pub mod engines;
 pub mod fake;
 mod helper;
 pub mod libvirt;
@@ -53,8 +54,11 @@ impl DriverError {
     }
 }
 
-/// An engine. Implementations write `async fn`; the futures must be `Send`.
+/// An engine on this host. Implementations write `async fn`; the futures must be `Send`.
 pub trait Driver: Send + Sync + 'static {
+    /// Which engine it is, and what to say of it before it was first asked. No I/O.
+    fn unasked(&self) -> EngineStatus;
+
     /// What is there now.
     fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
 

@@ -8,13 +8,14 @@ use chom_protocol::sample::{Point, Sample};
 use chom_protocol::{BootId, UnixMillis};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::chain::Chain;
 use crate::clock;
 use crate::driver::Driver;
+use crate::driver::engines::Engines;
 use crate::health::Troubles;
 use crate::ledger::Ledger;
 use crate::shelf::Shelves;
@@ -62,7 +63,7 @@ impl Probe for FixedProbe {
 
 /// All that measuring works with.
 pub(crate) struct Measuring<D> {
-    pub(crate) driver: Arc<D>,
+    pub(crate) engines: Engines<D>,
     pub(crate) probe: Option<Box<dyn Probe>>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) shelves: Arc<Shelves>,
@@ -103,17 +104,10 @@ pub(crate) async fn run<D: Driver>(mut measuring: Measuring<D>, stop: Cancellati
 }
 
 async fn turn<D: Driver>(measuring: &mut Measuring<D>, numbers: &mut std::ops::Range<u64>) {
-    let points = match timeout(MEASURE_SECONDS_MAX, measuring.driver.measure()).await {
-        Ok(Ok(points)) => points,
-        Ok(Err(error)) => {
-            warn!(%error, "the engine's figures are missing in this sample");
-            Vec::new()
-        }
-        Err(_) => {
-            warn!("the engine's figures did not come in time for this sample");
-            Vec::new()
-        }
-    };
+    let (points, errors) = measuring.engines.measure(MEASURE_SECONDS_MAX).await;
+    for (engine, error) in errors {
+        warn!(%engine, %error, "an engine's figures are missing in this sample");
+    }
     if numbers.is_empty() {
         let (ledger, boot) = (Arc::clone(&measuring.ledger), measuring.boot);
         match spawn_blocking(move || ledger.take_sequence(boot)).await {

@@ -2,6 +2,7 @@
 //! other VPSs or the status waiting: actions are tasks, at most a few at once, each under a deadline.
 
 mod execute;
+mod looks;
 pub mod memory;
 pub mod plan;
 
@@ -10,38 +11,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use chom_protocol::host::{EngineStatus, HostSpec, HostStatus, Inventory};
+use chom_protocol::host::{HostSpec, HostStatus, Inventory};
 use chom_protocol::job::{JobOutcome, JobResult};
 use chom_protocol::vps::Sha256;
 use chom_protocol::{BootId, JobId, UnixMillis, VpsId};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::chain::Chain;
 use crate::clock;
-use crate::driver::{Driver, DriverError, Observed};
+use crate::driver::Driver;
+use crate::driver::engines::Engines;
 use crate::health::{Heartbeat, Troubles};
 use crate::image::{ImageCache, ImageError, Wanted};
 use crate::ledger::{Desired, Ledger};
 use crate::link::{Blobs, Contact};
 use crate::shelf::Shelves;
-use execute::Finished;
-use memory::{Memory, Mode};
-use plan::{Action, BlobState, Failure, Input, Plan, Terms, Work};
+use execute::{Done, Finished};
+use looks::LookingGlass;
+use memory::Memory;
+use plan::{Action, Answer, BlobState, Failure, Input, Looks, Plan, Terms, Work};
 
-/// Engine work at once: more would only make a host's disk seek.
+/// Work of one engine at once: more would only make a host's disk seek. Of each by itself: one that hangs holds up no
+/// other.
 const ACTIONS_MAX: usize = 4;
 /// Fetches at once; with the other lanes they stay within the streams of a connection.
 const FETCHES_MAX: usize = 2;
-/// An engine that takes longer is not there; libvirt's first answer takes 10 s, the driver's own limit is 60 s.
-const OBSERVE_SECONDS_MAX: u64 = 65;
 /// The loop shows that it turns at least this often.
 const BEAT: Duration = Duration::from_secs(5);
 /// Passes are never closer than this, whatever asks for them.
 const PASS_MS_MIN: u64 = 20;
+/// An engine that gave no answer is asked again after this long.
+const SILENT_LOOK_SECONDS: u64 = 10;
 /// First pause after a failed action; doubles up to the last.
 const RETRY_SECONDS_MIN: u64 = 2;
 /// Last pause after failed actions.
@@ -51,8 +55,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// All that the reconciler works with.
 pub(crate) struct Parts<D> {
-    pub(crate) driver: Arc<D>,
-    pub(crate) engine: EngineStatus,
+    pub(crate) engines: Engines<D>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) memory: Memory,
     pub(crate) shelves: Arc<Shelves>,
@@ -69,6 +72,7 @@ pub(crate) struct Parts<D> {
 
 pub(crate) struct Reconciler<D> {
     parts: Parts<D>,
+    glass: LookingGlass<D>,
     saved: Memory,
     work: Work,
     fetches: BTreeMap<Sha256, Arc<AtomicU8>>,
@@ -82,6 +86,7 @@ impl<D: Driver> Reconciler<D> {
     pub(crate) fn new(parts: Parts<D>) -> Self {
         Self {
             saved: parts.memory.clone(),
+            glass: LookingGlass::new(parts.engines.clone()),
             parts,
             work: Work::default(),
             fetches: BTreeMap::new(),
@@ -119,6 +124,7 @@ impl<D: Driver> Reconciler<D> {
                         self.finish(finished);
                         break;
                     }
+                    () = self.glass.answered() => break,
                     () = sleep_until(next_at) => break,
                     () = tokio::time::sleep(BEAT) => {}
                 }
@@ -133,25 +139,17 @@ impl<D: Driver> Reconciler<D> {
         }
         let desired = self.parts.ledger.desired();
         self.notice_changes(&desired);
-        let observed = self.observe().await;
+        let looks = self.glass.look(&self.parts.heartbeat).await;
         let now = clock::now();
         let interval =
             desired.spec.as_ref().map_or(30, |spec| spec.settings.reconcile_interval_seconds.max(1));
         let interval = Duration::from_secs(u64::from(interval));
-        let observed = match observed {
-            Ok(observed) => observed,
-            Err(problem) => {
-                warn!(error = %problem, "cannot observe the engine; the next pass retries");
-                self.publish_unknown(&desired, &problem, now);
-                return interval.min(Duration::from_secs(RETRY_SECONDS_MIN * 5));
-            }
-        };
         let may_have_moved = self.may_have_moved(&desired);
         if !may_have_moved {
             self.parts.memory.boot = Some(self.parts.boot);
         }
-        let guests = plan::our_guests(&observed);
         let spec = desired.spec.as_deref();
+        let guests = plan::our_guests(spec, &looks);
         self.parts.memory.learn(spec, &guests, self.parts.boot, now);
         self.look_at_blobs(spec);
         let terms = Terms {
@@ -162,17 +160,19 @@ impl<D: Driver> Reconciler<D> {
             now,
         };
         let memory = self.parts.memory.clone();
-        let input = Input { desired: spec, observed: &observed, memory: &memory, work: &self.work, terms };
+        let input = Input { desired: spec, looks: &looks, memory: &memory, work: &self.work, terms };
         let plan = plan::plan(&input);
         self.parts.memory.show(&plan.statuses);
         let again = self.act(&plan, spec, now).await;
-        self.publish(&desired, &plan, observed.engine, now);
+        let is_silent = looks.values().any(|look| look.answer == Answer::Failed);
+        self.publish(&desired, plan.clone(), looks, now);
         if again {
             return Duration::ZERO;
         }
         let wake = plan.wake_at.map(|at| Duration::from_millis(at.millis_since(now)));
         let settle = may_have_moved.then_some(SETTLE);
-        [wake, settle].into_iter().flatten().fold(interval, Duration::min)
+        let retry = is_silent.then_some(Duration::from_secs(SILENT_LOOK_SECONDS));
+        [wake, settle, retry].into_iter().flatten().fold(interval, Duration::min)
     }
 
     /// What changed for a VPS is tried at once, whatever failed before.
@@ -188,20 +188,6 @@ impl<D: Driver> Reconciler<D> {
         self.planned_for = new;
     }
 
-    async fn observe(&self) -> Result<Observed, DriverError> {
-        let observing = timeout(Duration::from_secs(OBSERVE_SECONDS_MAX), self.parts.driver.observe());
-        let mut observing = std::pin::pin!(observing);
-        loop {
-            self.parts.heartbeat.beat();
-            tokio::select! {
-                observed = &mut observing => return observed.unwrap_or_else(|_| Err(DriverError::passing(
-                    format!("the engine did not answer within {OBSERVE_SECONDS_MAX} s; look at it on this host"),
-                ))),
-                () = tokio::time::sleep(BEAT) => {}
-            }
-        }
-    }
-
     /// Right after a boot of the host, until somebody who would know has been heard, or the grace is over.
     fn may_have_moved(&self, desired: &Desired) -> bool {
         let new_boot = self.parts.memory.boot != Some(self.parts.boot);
@@ -214,7 +200,8 @@ impl<D: Driver> Reconciler<D> {
         let mut blobs = BTreeMap::new();
         let mut definitions = BTreeMap::new();
         for (&id, want) in spec.into_iter().flat_map(|spec| &spec.vps) {
-            definitions.extend(self.parts.driver.definition(want).map(|digest| (id, digest)));
+            let driver = self.glass.engines().get(want.engine);
+            definitions.extend(driver.and_then(|driver| driver.definition(want)).map(|digest| (id, digest)));
             for sha256 in
                 [Some(want.image.sha256), want.user_data.map(|blob| blob.sha256)].into_iter().flatten()
             {
@@ -236,7 +223,7 @@ impl<D: Driver> Reconciler<D> {
 
     /// Marks, then acts. Says whether the next pass should come at once.
     async fn act(&mut self, plan: &Plan, spec: Option<&HostSpec>, now: UnixMillis) -> bool {
-        let mut chosen = Vec::new();
+        let (mut chosen, mut at_work) = (Vec::new(), BTreeMap::new());
         let mut again = false;
         for action in &plan.actions {
             match action {
@@ -253,9 +240,12 @@ impl<D: Driver> Reconciler<D> {
                 | Action::Shutdown { vps }
                 | Action::PowerOff { vps }
                 | Action::Destroy { vps, .. } => {
-                    if self.work.busy.len() + chosen.len() < ACTIONS_MAX {
+                    let Some(engine) = spec.and_then(|spec| spec.engine_of(*vps)) else { continue };
+                    let at_work = at_work.entry(engine).or_insert_with(|| self.work.busy_with(spec, engine));
+                    if *at_work < ACTIONS_MAX {
+                        *at_work += 1;
                         self.parts.memory.begin(action, spec, now);
-                        chosen.push((action.clone(), *vps));
+                        chosen.push((action.clone(), *vps, engine));
                     }
                 }
             }
@@ -263,12 +253,14 @@ impl<D: Driver> Reconciler<D> {
         if !self.save().await {
             return false; // nothing is begun that is not marked
         }
-        for (action, vps) in chosen {
-            info!(%vps, action = action.doing(), "acting");
+        for (action, vps, engine) in chosen {
+            let Some(driver) = self.glass.engines().get(engine).cloned() else { continue };
+            info!(%vps, %engine, action = action.doing(), "acting");
             self.work.busy.insert(vps, action.doing());
             let spec = spec.and_then(|spec| spec.vps.get(&vps)).cloned();
-            let (driver, images) = (Arc::clone(&self.parts.driver), self.parts.images.clone());
-            self.tasks.spawn(execute::engine(driver, images, spec, action, vps));
+            let images = self.parts.images.clone();
+            let work = execute::engine(driver, images, spec, action, vps);
+            self.tasks.spawn(async move { Finished::Engine(engine, work.await) });
         }
         again
     }
@@ -337,8 +329,9 @@ impl<D: Driver> Reconciler<D> {
     fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
         let now = clock::now();
         match finished {
-            Ok(Finished::Engine(action, vps, outcome)) => {
+            Ok(Finished::Engine(engine, Done { action, vps, outcome })) => {
                 self.work.busy.remove(&vps);
+                self.glass.outdate(engine);
                 match outcome {
                     Ok(()) => {
                         self.work.failures.remove(&vps);
@@ -378,32 +371,12 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    fn publish(&mut self, desired: &Desired, plan: &Plan, engine: EngineStatus, now: UnixMillis) {
-        self.parts.engine = engine;
-        let mut statuses = plan.statuses.clone();
+    fn publish(&self, desired: &Desired, mut plan: Plan, looks: Looks, now: UnixMillis) {
         for (id, doing) in &self.work.busy {
-            if let Some(status) = statuses.get_mut(id) {
+            if let Some(status) = plan.statuses.get_mut(id) {
                 status.progress.get_or_insert_with(|| (*doing).to_owned());
             }
         }
-        let plan = Plan { statuses, ..plan.clone() };
-        self.send(desired, plan, now);
-    }
-
-    fn publish_unknown(&mut self, desired: &Desired, error: &DriverError, now: UnixMillis) {
-        self.parts.engine.version.clear();
-        self.parts.engine.problem = Some(error.problem.clone());
-        let statuses = match (&desired.spec, desired.mode) {
-            (Some(spec), Mode::Managed | Mode::Hold { .. }) => {
-                plan::statuses_unknown(spec, &self.parts.memory, &error.problem, now)
-            }
-            (None, _) | (_, Mode::ReportOnly) => BTreeMap::new(),
-        };
-        self.parts.memory.show(&statuses);
-        self.send(desired, Plan { statuses, ..Plan::default() }, now);
-    }
-
-    fn send(&self, desired: &Desired, plan: Plan, now: UnixMillis) {
         let generation = desired.generation();
         let status = HostStatus {
             boot: self.parts.boot,
@@ -411,7 +384,7 @@ impl<D: Driver> Reconciler<D> {
             accepted: self.parts.ledger.desired().generation(),
             reconciled: generation,
             inventory: self.parts.inventory.borrow().clone(),
-            engines: vec![self.parts.engine.clone()],
+            engines: looks.into_values().map(|look| look.engine).collect(),
             vps: plan.statuses,
             foreign: plan.foreign,
             orphans: plan.orphans,

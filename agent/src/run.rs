@@ -1,10 +1,10 @@
 //! The daemon: puts an agent together from the configuration, tells systemd how it is, ends when asked.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
 use chom_certs::{Identity, IdentityError};
-use chom_protocol::host::{Acceleration, EngineStatus};
 use chom_protocol::vps::Engine;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,10 +16,10 @@ use crate::boot;
 use crate::chain::Chain;
 use crate::clock;
 use crate::config::Config;
+use crate::driver::acceleration;
 use crate::driver::any::AnyDriver;
 use crate::driver::fake::FakeDriver;
 use crate::driver::libvirt::LibvirtDriver;
-use crate::driver::{DriverError, acceleration, libvirt};
 use crate::durable::SealedError;
 use crate::measure::Probe;
 use crate::supervise::SuperviseError;
@@ -90,36 +90,39 @@ fn asked_to_stop() -> io::Result<impl Future<Output = &'static str>> {
 async fn begin(config: &Config, probe: Box<dyn Probe>) -> Result<Agent, RunError> {
     let identity = Identity::load(&config.identity_directory()).map_err(RunError::Identity)?;
     let boot = boot::current().map_err(RunError::Boot)?;
-    let (driver, engine) = driver(config).await?;
-    let settings = config.settings();
-    let parts = Parts { settings, identity, driver, engine, probe, boot };
+    let mut drivers = Vec::new();
+    for engine in config.engines.clone().unwrap_or_else(|| found(config)) {
+        drivers.extend(driver(config, engine).await?);
+    }
+    let parts = Parts { settings: config.settings(), identity, drivers, probe, boot };
     Agent::start(parts).map_err(RunError::Start)
 }
 
-async fn driver(config: &Config) -> Result<(AnyDriver, EngineStatus), RunError> {
-    match config.engine {
+/// The engines that are on this host. Never the fake one: that must be asked for.
+fn found(config: &Config) -> BTreeSet<Engine> {
+    let marks = [(Engine::Libvirt, &config.helper)];
+    marks.into_iter().filter(|(_, mark)| mark.exists()).map(|(engine, _)| engine).collect()
+}
+
+async fn driver(config: &Config, engine: Engine) -> Result<Option<AnyDriver>, RunError> {
+    match engine {
         Engine::Libvirt => {
             let kernel = nix::sys::utsname::uname().map(|name| name.release().to_owned());
             let kernel = kernel.unwrap_or_default().to_string_lossy().into_owned();
             let verdict =
                 acceleration::determine(config.acceleration, &config.state_directory, &kernel).await;
             info!(acceleration = ?verdict.acceleration, reason = verdict.reason, "guests' processors");
-            let unasked = DriverError::passing("libvirt was not asked yet");
-            let engine = libvirt::silent(&verdict, &unasked);
             let driver = LibvirtDriver::new(config.helper.clone(), config.vps_directory(), verdict);
-            Ok((AnyDriver::Libvirt(Box::new(driver)), engine))
+            Ok(Some(AnyDriver::Libvirt(Box::new(driver))))
+        }
+        Engine::Incus => {
+            warn!("this release does not drive Incus yet");
+            Ok(None)
         }
         Engine::Fake => {
             warn!("the engine is a fake: no guest is real");
             let file = config.state_directory.join("fake-guests.json");
-            let driver = FakeDriver::in_file(file).map_err(RunError::Fake)?;
-            let engine = EngineStatus {
-                engine: Engine::Fake,
-                version: String::new(),
-                acceleration: Acceleration::None,
-                problem: None,
-            };
-            Ok((AnyDriver::Fake(driver), engine))
+            Ok(Some(AnyDriver::Fake(FakeDriver::in_file(file).map_err(RunError::Fake)?)))
         }
     }
 }

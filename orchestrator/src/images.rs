@@ -169,6 +169,8 @@ fn load_one(image: &config::Image, known: &Digests) -> Result<(Image, Digest), I
     let stamp = Stamp::of(&file).map_err(unreadable)?;
     let virtual_size = match format {
         ImageFormat::Raw => stamp.size,
+        // What it unpacks to is not written in it.
+        ImageFormat::IncusTarball => 0,
         ImageFormat::Qcow2 => {
             let mut head = Vec::with_capacity(qcow2::HEADER_BYTES);
             (&file).take(qcow2::HEADER_BYTES as u64).read_to_end(&mut head).map_err(unreadable)?;

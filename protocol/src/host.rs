@@ -28,6 +28,15 @@ pub struct HostSpec {
     pub jobs: BTreeMap<JobId, Job>,
 }
 
+impl HostSpec {
+    /// The engine that a VPS named here belongs into; none for one that is not named.
+    #[must_use]
+    pub fn engine_of(&self, vps: VpsId) -> Option<Engine> {
+        let wanted = self.vps.get(&vps).map(|vps| vps.engine);
+        wanted.or_else(|| self.tombstones.get(&vps).map(|tombstone| tombstone.engine))
+    }
+}
+
 /// How an agent should behave; part of desired state, so it holds without the orchestrator too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSettings {

@@ -15,14 +15,29 @@ use crate::units::{Bytes, UnixMillis};
 pub enum Engine {
     /// Virtual machines by libvirt and QEMU.
     Libvirt,
+    /// System containers by Incus.
+    Incus,
     /// Guests that exist only in the agent's memory: simulation and tests, said so wherever they are shown.
     Fake,
+}
+
+impl Engine {
+    /// Whether it makes guests from images of this layout.
+    #[must_use]
+    pub const fn takes(self, format: ImageFormat) -> bool {
+        match self {
+            Self::Libvirt => matches!(format, ImageFormat::Qcow2 | ImageFormat::Raw),
+            Self::Incus => matches!(format, ImageFormat::IncusTarball),
+            Self::Fake => true,
+        }
+    }
 }
 
 impl std::fmt::Display for Engine {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
             Self::Libvirt => "libvirt",
+            Self::Incus => "incus",
             Self::Fake => "fake",
         })
     }
@@ -92,6 +107,18 @@ pub enum ImageFormat {
     Qcow2,
     /// A bootable raw disk.
     Raw,
+    /// A unified image of Incus: one tar archive, compressed or not, with `metadata.yaml` and `rootfs/`.
+    IncusTarball,
+}
+
+impl std::fmt::Display for ImageFormat {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+            Self::IncusTarball => "incus_tarball",
+        })
+    }
 }
 
 /// An image that a host must have before a VPS of it can be made.
@@ -219,6 +246,8 @@ impl VpsSpec {
 pub struct Tombstone {
     /// Which placement of it; a newer one on this host is left alone.
     pub placement: u64,
+    /// What runs its guest.
+    pub engine: Engine,
     /// When the VPS was made: the cap on destroys exempts those younger than an hour.
     pub created_at: UnixMillis,
 }

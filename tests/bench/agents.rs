@@ -11,9 +11,7 @@ use chom_agent::ledger::Ledger;
 use chom_agent::measure::FixedProbe;
 use chom_certs::Identity;
 use chom_protocol::BootId;
-use chom_protocol::host::{Acceleration, EngineStatus};
 use chom_protocol::sample::{Metric, Point};
-use chom_protocol::vps::Engine;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -104,13 +102,7 @@ fn parts(folder: &Path, number: usize, orchestrator: &str) -> Parts<FakeDriver> 
             moved_grace: Duration::ZERO,
         },
         identity,
-        driver: FakeDriver::default(),
-        engine: EngineStatus {
-            engine: Engine::Fake,
-            version: "1".to_owned(),
-            acceleration: Acceleration::None,
-            problem: None,
-        },
+        drivers: vec![FakeDriver::default()],
         probe: Box::new(FixedProbe { inventory: inventory(number), points: points() }),
         boot: BootId::new(Uuid::from_u128(number as u128 + 1)),
     }

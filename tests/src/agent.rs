@@ -52,7 +52,7 @@ impl Agent {
 
     fn configure(&self) {
         let text = format!(
-            "state_directory = {:?}\nruntime_directory = {:?}\nengine = \"fake\"\n\
+            "state_directory = {:?}\nruntime_directory = {:?}\nengines = [\"fake\"]\n\
              moved_grace_seconds = {MOVED_GRACE_SECONDS}\n",
             self.state(),
             self.folder.path().join("run")

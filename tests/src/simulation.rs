@@ -13,9 +13,8 @@ use chom_agent::measure::FixedProbe;
 use chom_agent::supervise::SuperviseError;
 use chom_agent::{boot, enrol};
 use chom_certs::Identity;
-use chom_protocol::host::{Acceleration, EngineStatus, Inventory};
+use chom_protocol::host::Inventory;
 use chom_protocol::sample::{Metric, Point};
-use chom_protocol::vps::Engine;
 use chom_protocol::{Bytes, HostId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -117,7 +116,8 @@ pub async fn enrol(folder: &Path, codes: Vec<String>) -> Vec<PathBuf> {
 
 fn config(folder: &Path) -> Config {
     let path = folder.join("agent.toml");
-    let text = format!("state_directory = {folder:?}\nruntime_directory = {folder:?}\nengine = \"fake\"\n");
+    let text =
+        format!("state_directory = {folder:?}\nruntime_directory = {folder:?}\nengines = [\"fake\"]\n");
     Config::parse(&text, &path).unwrap()
 }
 
@@ -184,13 +184,7 @@ fn start(folder: &Path) -> Simulated {
     let parts = Parts {
         settings: Settings { moved_grace: Duration::ZERO, ..config.settings() },
         identity: Identity::load(&config.identity_directory()).unwrap(),
-        driver: engine.clone(),
-        engine: EngineStatus {
-            engine: Engine::Fake,
-            version: String::new(),
-            acceleration: Acceleration::None,
-            problem: None,
-        },
+        drivers: vec![engine.clone()],
         probe: Box::new(FixedProbe { inventory: inventory(), points: points() }),
         boot: boot::current().unwrap(),
     };

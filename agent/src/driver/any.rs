@@ -1,8 +1,9 @@
-//! The engine that the configuration names, as one type: the agent is compiled once for all of them.
+//! Any engine as one type: the agent is compiled once for all of them.
 
 use std::path::Path;
 
 use chom_protocol::VpsId;
+use chom_protocol::host::EngineStatus;
 use chom_protocol::sample::Point;
 use chom_protocol::vps::{Sha256, VpsSpec};
 
@@ -29,6 +30,10 @@ macro_rules! each {
 }
 
 impl Driver for AnyDriver {
+    fn unasked(&self) -> EngineStatus {
+        each!(self, driver => driver.unasked())
+    }
+
     async fn observe(&self) -> Result<Observed, DriverError> {
         each!(self, driver => driver.observe().await)
     }

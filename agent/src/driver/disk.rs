@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chom_protocol::vps::{ImageFormat, VpsSpec};
-use chom_protocol::{Bytes, VpsId};
+use chom_protocol::{Bytes, Name, VpsId};
 use serde::Deserialize;
 
 use super::command::{CommandError, Program};
@@ -65,6 +65,16 @@ pub enum DiskError {
         /// To what.
         refers: String,
     },
+    /// The image is for another engine.
+    #[error(
+        "image `{image}` is of format {format}, which no virtual machine boots from: choose another image"
+    )]
+    Format {
+        /// Its name.
+        image: Name,
+        /// Its format.
+        format: ImageFormat,
+    },
     /// qemu-img answered what it never does.
     #[error("cannot understand what qemu-img says about `{}`", path.display())]
     Answer {
@@ -96,7 +106,7 @@ impl DiskError {
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Io { .. } | Self::Command(_) | Self::Answer { .. } => true,
-            Self::Image { .. } | Self::Small { .. } | Self::Folder { .. } => false,
+            Self::Image { .. } | Self::Format { .. } | Self::Small { .. } | Self::Folder { .. } => false,
         }
     }
 }
@@ -198,6 +208,9 @@ async fn create_disk(spec: &VpsSpec, image: &Path, disk: &Path) -> Result<(), Di
     let format = match spec.image.format {
         ImageFormat::Qcow2 => "qcow2",
         ImageFormat::Raw => "raw",
+        format @ ImageFormat::IncusTarball => {
+            return Err(DiskError::Format { image: spec.image.name.clone(), format });
+        }
     };
     check_image(spec, image, format).await?;
     // Whatever a crash left under this name was never a disk.

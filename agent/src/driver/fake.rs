@@ -121,8 +121,17 @@ impl World {
 }
 
 /// The driver. Clones share one world.
-#[derive(Debug, Clone, Default)]
-pub struct FakeDriver(Arc<Mutex<World>>);
+#[derive(Debug, Clone)]
+pub struct FakeDriver {
+    world: Arc<Mutex<World>>,
+    engine: Engine,
+}
+
+impl Default for FakeDriver {
+    fn default() -> Self {
+        Self { world: Arc::default(), engine: Engine::Fake }
+    }
+}
 
 impl FakeDriver {
     /// A world that lives as long as somebody holds it.
@@ -138,12 +147,18 @@ impl FakeDriver {
     pub fn in_file(file: PathBuf) -> Result<Self, SealedError> {
         let guests = read_sealed(&file, FORMAT)?.unwrap_or_default();
         let world = World { guests, file: Some(file), ..World::default() };
-        Ok(Self(Arc::new(Mutex::new(world))))
+        Ok(Self { world: Arc::new(Mutex::new(world)), ..Self::default() })
+    }
+
+    /// The same world under the name of another engine: for tests of hosts that have several.
+    #[must_use]
+    pub fn posing_as(self, engine: Engine) -> Self {
+        Self { engine, ..self }
     }
 
     /// The world, to look at it or to change it behind the agent's back.
     pub fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn enter(&self, call: Call, vps: Option<VpsId>) -> Result<(), DriverError> {
@@ -169,6 +184,15 @@ fn digest(spec: &VpsSpec) -> Sha256 {
 }
 
 impl Driver for FakeDriver {
+    fn unasked(&self) -> EngineStatus {
+        EngineStatus {
+            engine: self.engine,
+            version: String::new(),
+            acceleration: Acceleration::None,
+            problem: Some("the fake engine was not asked yet".to_owned()),
+        }
+    }
+
     async fn observe(&self) -> Result<Observed, DriverError> {
         self.enter(Call::Observe, None).await?;
         let world = self.world();
@@ -186,12 +210,8 @@ impl Driver for FakeDriver {
             definition: None,
             state,
         });
-        let engine = EngineStatus {
-            engine: Engine::Fake,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            acceleration: Acceleration::None,
-            problem: None,
-        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let engine = EngineStatus { version, problem: None, ..self.unasked() };
         Ok(Observed { engine, guests: ours.chain(foreign).collect() })
     }
 

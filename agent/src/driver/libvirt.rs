@@ -67,15 +67,19 @@ impl LibvirtDriver {
 }
 
 impl Driver for LibvirtDriver {
+    fn unasked(&self) -> EngineStatus {
+        EngineStatus {
+            engine: Engine::Libvirt,
+            version: String::new(),
+            acceleration: self.verdict.acceleration,
+            problem: Some("libvirt was not asked yet".to_owned()),
+        }
+    }
+
     async fn observe(&self) -> Result<Observed, DriverError> {
         match self.ask(&HelperRequest::Observe, OBSERVE_SECONDS_MAX).await? {
             HelperReply::Observed { engine_version, guests } => Ok(Observed {
-                engine: EngineStatus {
-                    engine: Engine::Libvirt,
-                    version: engine_version,
-                    acceleration: self.verdict.acceleration,
-                    problem: None,
-                },
+                engine: EngineStatus { version: engine_version, problem: None, ..self.unasked() },
                 guests,
             }),
             _ => Err(unexpected(&HelperRequest::Observe)),
@@ -121,17 +125,6 @@ impl Driver for LibvirtDriver {
 
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
         self.guest(spec).digest().ok()
-    }
-}
-
-/// What to report of the engine while it does not answer.
-#[must_use]
-pub fn silent(verdict: &Verdict, error: &DriverError) -> EngineStatus {
-    EngineStatus {
-        engine: Engine::Libvirt,
-        version: String::new(),
-        acceleration: verdict.acceleration,
-        problem: Some(error.problem.clone()),
     }
 }
 

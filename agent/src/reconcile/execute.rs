@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use chom_protocol::VpsId;
-use chom_protocol::vps::{Sha256, VpsSpec};
+use chom_protocol::vps::{Engine, Sha256, VpsSpec};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -24,10 +24,18 @@ const DESTROY_SECONDS_MAX: u64 = 300;
 /// What a task of the reconciler came to.
 #[derive(Debug)]
 pub(super) enum Finished {
-    /// Engine work on a VPS.
-    Engine(Action, VpsId, Result<(), DriverError>),
+    /// Work of an engine on a VPS.
+    Engine(Engine, Done),
     /// A blob.
     Blob(Sha256, Result<(), ImageError>),
+}
+
+/// What engine work came to.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) action: Action,
+    pub(super) vps: VpsId,
+    pub(super) outcome: Result<(), DriverError>,
 }
 
 /// Does engine work.
@@ -37,7 +45,7 @@ pub(super) async fn engine<D: Driver>(
     spec: Option<VpsSpec>,
     action: Action,
     vps: VpsId,
-) -> Finished {
+) -> Done {
     let seconds = match action {
         Action::Prepare { .. } => PREPARE_SECONDS_MAX,
         Action::Destroy { .. } => DESTROY_SECONDS_MAX,
@@ -64,7 +72,7 @@ pub(super) async fn engine<D: Driver>(
             action.doing()
         ))),
     };
-    Finished::Engine(action, vps, outcome)
+    Done { action, vps, outcome }
 }
 
 async fn prepare<D: Driver>(

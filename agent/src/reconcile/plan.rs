@@ -11,13 +11,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use chom_protocol::helper::ObservedGuest;
-use chom_protocol::host::HostSpec;
+use chom_protocol::host::{EngineStatus, HostSpec};
 use chom_protocol::job::{JobKind, JobOutcome};
-use chom_protocol::vps::{ForeignGuest, Sha256, Tombstone, VpsState, VpsStatus, VpsStatuses};
+use chom_protocol::vps::{Engine, ForeignGuest, Sha256, Tombstone, VpsState, VpsStatus, VpsStatuses};
 use chom_protocol::{BootId, Bytes, JobId, UnixMillis, VpsId};
 
 use super::memory::{HOUR_SECONDS, Memory, Mode};
-use crate::driver::Observed;
 
 /// A guest that crashed, or powered itself off against its policy, is started again this long after its last start at
 /// the earliest, so that one that fails at once does not keep the host busy.
@@ -155,6 +154,39 @@ pub struct Work {
     pub definitions: BTreeMap<VpsId, Sha256>,
 }
 
+impl Work {
+    /// How many VPSs of an engine are worked on.
+    #[must_use]
+    pub fn busy_with(&self, desired: Option<&HostSpec>, engine: Engine) -> usize {
+        self.busy.keys().filter(|id| engine_of(desired, **id).is_none_or(|of| of == engine)).count()
+    }
+}
+
+/// What a pass knows of one engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// The engine itself; its problem says why it gave no answer.
+    pub engine: EngineStatus,
+    /// Every guest of it, foreign ones included; of the last answer while another is awaited, none when it failed.
+    pub guests: Vec<ObservedGuest>,
+    /// Whether this is what is there now.
+    pub answer: Answer,
+}
+
+/// What came of asking an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It said what is there now.
+    Given,
+    /// It is slow: nothing is done with its VPSs until it answers, and they are shown as before.
+    Awaited,
+    /// It could not say, or did not in time: its VPSs are unknown.
+    Failed,
+}
+
+/// The engines of the host.
+pub type Looks = BTreeMap<Engine, Look>;
+
 /// The terms of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -176,7 +208,7 @@ pub struct Input<'a> {
     /// What should be; none before anything was accepted.
     pub desired: Option<&'a HostSpec>,
     /// What is.
-    pub observed: &'a Observed,
+    pub looks: &'a Looks,
     /// What is remembered, [`Memory::learn`] done.
     pub memory: &'a Memory,
     /// What is going on.
@@ -208,27 +240,53 @@ impl Plan {
     }
 }
 
-/// Our guests among the observed ones, by VPS.
+/// Our guests that are seen now, by VPS; of a VPS that is named only the guest in its own engine.
 #[must_use]
-pub fn our_guests(observed: &Observed) -> BTreeMap<VpsId, ObservedGuest> {
-    observed.guests.iter().filter_map(|guest| Some((guest.vps?, guest.clone()))).collect()
+pub fn our_guests(desired: Option<&HostSpec>, looks: &Looks) -> BTreeMap<VpsId, ObservedGuest> {
+    let seen = looks.iter().filter(|(_, look)| look.answer == Answer::Given);
+    let guests = seen.flat_map(|(engine, look)| look.guests.iter().map(move |guest| (*engine, guest)));
+    let ours = guests.filter_map(|(engine, guest)| Some((guest.vps?, engine, guest)));
+    let belongs = |id, engine| engine_of(desired, id).is_none_or(|wanted| wanted == engine);
+    ours.filter(|(id, engine, _)| belongs(*id, *engine)).map(|(id, _, guest)| (id, guest.clone())).collect()
+}
+
+fn engine_of(desired: Option<&HostSpec>, id: VpsId) -> Option<Engine> {
+    desired.and_then(|desired| desired.engine_of(id))
+}
+
+/// What is there beside what should be: foreign guests, and ours that nobody names or that are in another engine than
+/// they belong into.
+fn strangers(desired: Option<&HostSpec>, looks: &Looks, plan: &mut Plan) {
+    let mut orphans = BTreeSet::new();
+    for (&engine, look) in looks {
+        for guest in &look.guests {
+            match guest.vps {
+                None => {
+                    plan.foreign.push(ForeignGuest { engine, name: guest.name.clone(), state: guest.state });
+                }
+                Some(id) if engine_of(desired, id) != Some(engine) => {
+                    orphans.insert(id);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    plan.orphans = orphans.into_iter().collect();
 }
 
 /// Decides; touches nothing.
 #[must_use]
 pub fn plan(input: &Input<'_>) -> Plan {
-    let guests = our_guests(input.observed);
-    let engine = input.observed.engine.engine;
-    let foreign = input.observed.guests.iter().filter(|guest| guest.vps.is_none());
-    let foreign = foreign.map(|guest| ForeignGuest { engine, name: guest.name.clone(), state: guest.state });
-    let mut plan = Plan { foreign: foreign.collect(), ..Plan::default() };
+    let mut plan = Plan::default();
     let desired = match (input.desired, input.terms.mode) {
         (Some(desired), Mode::Managed | Mode::Hold { .. }) => desired,
         (None, _) | (_, Mode::ReportOnly) => {
-            plan.orphans = guests.into_keys().collect();
+            strangers(None, input.looks, &mut plan);
             return plan;
         }
     };
+    strangers(input.desired, input.looks, &mut plan);
+    let guests = our_guests(input.desired, input.looks);
     let jobs = plan_jobs(input, desired, &guests, &mut plan);
     for (&id, want) in &desired.vps {
         let verdict = verdict::decide(input, desired, want, guests.get(&id), jobs.get(&id).copied());
@@ -245,27 +303,7 @@ pub fn plan(input: &Input<'_>) -> Plan {
         plan.statuses.insert(id, VpsStatus { problem, progress, ..status });
     }
     plan_tombstones(input, desired, &guests, &mut plan);
-    let named = |id: &VpsId| desired.vps.contains_key(id) || desired.tombstones.contains_key(id);
-    plan.orphans = guests.into_keys().filter(|id| !named(id)).collect();
     plan
-}
-
-/// What is said of the VPSs when the engine cannot be observed: unknown, and why.
-#[must_use]
-pub fn statuses_unknown(desired: &HostSpec, memory: &Memory, problem: &str, now: UnixMillis) -> VpsStatuses {
-    let ids: BTreeSet<VpsId> = desired.vps.keys().chain(desired.tombstones.keys()).copied().collect();
-    let status = |id: VpsId| {
-        let remembered = memory.vps.get(&id);
-        VpsStatus {
-            state: VpsState::Unknown,
-            placement: remembered.map_or(0, |memory| memory.placement),
-            start_count: remembered.map_or(0, |memory| memory.start_count),
-            since: since(memory, id, VpsState::Unknown, now),
-            problem: Some(problem.to_owned()),
-            progress: None,
-        }
-    };
-    ids.into_iter().map(|id| (id, status(id))).collect()
 }
 
 fn since(memory: &Memory, id: VpsId, state: VpsState, now: UnixMillis) -> UnixMillis {
@@ -309,6 +347,10 @@ fn plan_jobs(
             continue; // one after the other
         }
         let late = !begun && input.terms.now > job.deadline;
+        let engine = desired.engine_of(vps).and_then(|engine| input.looks.get(&engine));
+        if !late && engine.is_some_and(|look| look.answer != Answer::Given) {
+            continue; // whether it can be done is not known now
+        }
         let refused = match desired.vps.get(&vps) {
             _ if late => Some("it could not be begun before its deadline; ask again".to_owned()),
             None => Some(format!("VPS {vps} is not on this host")),
@@ -348,6 +390,12 @@ fn plan_tombstones(
     for (&id, tombstone) in &desired.tombstones {
         if desired.vps.contains_key(&id) {
             continue; // its status was said; what is desired is never destroyed
+        }
+        if let Some(unseen) = verdict::unseen(input, id, tombstone.engine) {
+            let verdict::Verdict { state, problem, progress, .. } = unseen;
+            let status = status_of(input, id, None, state);
+            plan.statuses.insert(id, VpsStatus { problem, progress, ..status });
+            continue;
         }
         let (guest, remembered) = (guests.get(&id), input.memory.vps.get(&id));
         let placement =

@@ -11,7 +11,7 @@ use chom_agent::driver::fake::FakeDriver;
 use chom_agent::ledger::Ledger;
 use chom_agent::measure::FixedProbe;
 use chom_certs::{HostKey, Identity};
-use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus};
+use chom_protocol::host::{AgentSettings, HostSpec, HostStatus};
 use chom_protocol::vps::{
     Engine, GuestShutdown, ImageFormat, ImageReference, NetworkInterface, Power, Sha256, VpsSpec, VpsState,
 };
@@ -27,6 +27,8 @@ pub struct Host {
     pub folder: TempDir,
     pub id: HostId,
     pub driver: FakeDriver,
+    /// Engines beside the fake one.
+    pub others: Vec<FakeDriver>,
     pub boot: BootId,
     pub destroys_per_hour: u32,
     pub moved_grace: Duration,
@@ -47,6 +49,7 @@ impl Host {
             folder,
             id,
             driver: FakeDriver::in_memory(),
+            others: Vec::new(),
             boot: boot::simulated(),
             destroys_per_hour: 5,
             moved_grace: Duration::from_secs(120),
@@ -59,12 +62,6 @@ impl Host {
     }
 
     pub fn start(&self) -> Agent {
-        let engine = EngineStatus {
-            engine: Engine::Fake,
-            version: String::new(),
-            acceleration: Acceleration::None,
-            problem: None,
-        };
         let settings = Settings {
             state_directory: self.folder.path().to_owned(),
             image_directory: self.images(),
@@ -73,8 +70,8 @@ impl Host {
         };
         let identity = Identity::load(&self.folder.path().join("identity")).unwrap();
         let probe = Box::new(FixedProbe::default());
-        let driver = self.driver.clone();
-        Agent::start(Parts { settings, identity, driver, engine, probe, boot: self.boot }).unwrap()
+        let drivers = [self.driver.clone()].into_iter().chain(self.others.clone()).collect();
+        Agent::start(Parts { settings, identity, drivers, probe, boot: self.boot }).unwrap()
     }
 
     pub fn images(&self) -> PathBuf {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chom_agent::agent::Agent;
 use chom_agent::boot;
 use chom_agent::driver::DriverError;
-use chom_agent::driver::fake::{Call, Fault};
-use chom_protocol::vps::{Power, Tombstone, VpsSpec, VpsState};
+use chom_agent::driver::fake::{Call, FakeDriver, Fault};
+use chom_protocol::vps::{Engine, Power, Tombstone, VpsSpec, VpsState};
 use chom_protocol::{UnixMillis, VpsId};
 
 use crate::host::{Host, status, stop, vps};
@@ -76,6 +77,61 @@ async fn an_engine_that_does_not_answer_makes_vpss_unknown_never_off() {
     stop(agent).await;
 }
 
+/// A host with a second engine that has VPS 2; VPS 1 is in the first. Both run.
+async fn two_engines(orchestrator: &Orchestrator) -> (Host, Agent) {
+    let mut host = Host::new(orchestrator);
+    host.others = vec![FakeDriver::in_memory().posing_as(Engine::Libvirt)];
+    orchestrator.want(host.spec([vps(1), VpsSpec { engine: Engine::Libvirt, ..vps(2) }]));
+    let agent = host.start();
+    status(&agent, "both to run", |status| {
+        status.vps.len() == 2 && status.vps.values().all(|vps| vps.state == VpsState::Running)
+    })
+    .await;
+    assert_eq!(host.driver.world().guests.len(), 1);
+    assert_eq!(host.others[0].world().guests.len(), 1);
+    (host, agent)
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_or_hangs_leaves_the_vpss_of_the_others_managed() {
+    let orchestrator = Orchestrator::start();
+    let (mut host, agent) = two_engines(&orchestrator).await;
+    let fault = Fault::Fails(DriverError::passing("libvirtd is gone"));
+    host.others[0].world().faults.insert((Call::Observe, None), fault);
+    let told = status(&agent, "unknown", |status| status.vps[&vps(2).id].state == VpsState::Unknown).await;
+    assert_eq!(told.vps[&vps(2).id].problem.as_deref(), Some("libvirtd is gone"));
+    let engines: Vec<_> =
+        told.engines.iter().map(|engine| (engine.engine, engine.problem.is_some())).collect();
+    assert_eq!(engines, [(Engine::Libvirt, true), (Engine::Fake, false)]);
+    let off = |number| VpsSpec { power: Power::Stopped, ..vps(number) };
+    orchestrator.want(host.spec([off(1), VpsSpec { engine: Engine::Libvirt, ..vps(2) }]));
+    wait("the first to stop", || !host.runs(vps(1).id)).await;
+
+    host.others[0].world().faults.clear();
+    status(&agent, "running again", |status| status.vps[&vps(2).id].state == VpsState::Running).await;
+    host.others[0].world().faults.insert((Call::Observe, None), Fault::Hangs);
+    status(&agent, "that it is slow", |status| {
+        let vps = &status.vps[&vps(2).id];
+        vps.state == VpsState::Running && vps.progress.as_deref().is_some_and(|text| text.contains("waiting"))
+    })
+    .await;
+    orchestrator.want(host.spec([vps(1), VpsSpec { engine: Engine::Libvirt, ..off(2) }]));
+    wait("the first to start", || host.runs(vps(1).id)).await;
+    assert!(host.others[0].world().guests.values().all(|guest| guest.state == VpsState::Running));
+    stop(agent).await;
+}
+
+#[tokio::test]
+async fn actions_that_hang_in_one_engine_keep_no_vps_of_another_waiting() {
+    let orchestrator = Orchestrator::start();
+    let (mut host, agent) = two_engines(&orchestrator).await;
+    host.others[0].world().faults.insert((Call::Prepare, None), Fault::Hangs);
+    let there = (2..=12).map(|number| VpsSpec { engine: Engine::Libvirt, ..vps(number) });
+    orchestrator.want(host.spec(there.chain([vps(1)]).chain((20..26).map(vps))));
+    wait("all of the other engine", || (20..26).all(|number| host.runs(vps(number).id))).await;
+    stop(agent).await;
+}
+
 #[tokio::test]
 async fn alone_after_a_reboot_the_agent_starts_what_ran_once_the_grace_is_over() {
     let orchestrator = Orchestrator::start();
@@ -138,7 +194,8 @@ async fn only_tombstones_remove_and_only_up_to_the_cap() {
     wait("all to run", || (1..=4).all(|number| host.runs(vps(number).id))).await;
     let mut spec = host.spec([]);
     for number in 1..=2 {
-        spec.tombstones.insert(vps(number).id, Tombstone { placement: 1, created_at: UnixMillis(0) });
+        let tombstone = Tombstone { placement: 1, engine: Engine::Fake, created_at: UnixMillis(0) };
+        spec.tombstones.insert(vps(number).id, tombstone);
     }
     orchestrator.want(spec.clone());
     let told = status(&agent, "one gone, one waiting", |status| {

@@ -126,6 +126,13 @@ fn images(config: &Config) -> Option<Problem> {
     if config.images.iter().filter(|image| image.default).count() > 1 {
         return Some(("image", "more than one image has `default = true`; leave it at one".to_owned()));
     }
+    if let Some(image) = config.images.iter().find(|image| !image.engine.takes(image.format)) {
+        let what = format!(
+            "`{}` has format `{}`, which {} cannot run; correct its `format` or its `engine`",
+            image.name, image.format, image.engine
+        );
+        return Some(("image", what));
+    }
     let relative = config.images.iter().find(|image| !image.file.is_absolute())?;
     let what = format!(
         "the file of `{}` must be an absolute path, not `{}`",

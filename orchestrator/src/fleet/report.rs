@@ -159,8 +159,11 @@ fn compose(
     };
     for vps in state.vps_on(row.id) {
         if vps.purging.is_some() {
-            let tombstone =
-                chom_protocol::vps::Tombstone { placement: vps.spec.placement, created_at: vps.created_at };
+            let tombstone = chom_protocol::vps::Tombstone {
+                placement: vps.spec.placement,
+                engine: vps.spec.engine,
+                created_at: vps.created_at,
+            };
             spec.tombstones.insert(vps.spec.id, tombstone);
         } else {
             spec.vps.insert(vps.spec.id, vps.spec.clone());

@@ -118,8 +118,11 @@ pub(crate) fn host_spec() -> HostSpec {
             destroys_allowed_until: Some(UnixMillis(1_795_395_600_000)),
         },
         vps: [full_vps(), plain_vps(2)].into_iter().map(|vps| (vps.id, vps)).collect(),
-        tombstones: [(vps_id(3), Tombstone { placement: 2, created_at: UnixMillis(1_795_300_000_000) })]
-            .into(),
+        tombstones: [(
+            vps_id(3),
+            Tombstone { placement: 2, engine: Engine::Incus, created_at: UnixMillis(1_795_300_000_000) },
+        )]
+        .into(),
         jobs: [(
             job_id(4),
             Job { kind: JobKind::Restart { vps: vps_id(1) }, deadline: UnixMillis(1_795_392_600_000) },
@@ -164,6 +167,7 @@ pub(crate) fn host_status() -> HostStatus {
             engine(Engine::Libvirt, Acceleration::Kvm, None),
             engine(Engine::Libvirt, Acceleration::Tcg, Some("KVM did not boot the probe; using TCG")),
             engine(Engine::Fake, Acceleration::None, None),
+            engine(Engine::Incus, Acceleration::None, None),
         ],
         vps: (1..).zip(states).map(|(number, state)| (vps_id(number), vps_status(state))).collect(),
         foreign: vec![ForeignGuest {

@@ -103,7 +103,7 @@ fn a_configuration_with_a_mistake_ends_the_program_with_its_place_and_code_78() 
     refused("chom-orchestrator", &config, "regions = [\"us-east\"]\n", &[name, "public_addresses"]);
     refused("chom-orchestrator", &config, "no toml at all", &[name, "line 1"]);
     refused("chom-agent", &config, "engin = \"fake\"\n", &[name, "engin", "line 1"]);
-    refused("chom-agent", &config, "engine = \"vmware\"\n", &[name, "vmware", "line 1"]);
+    refused("chom-agent", &config, "engines = [\"vmware\"]\n", &[name, "vmware", "line 1"]);
     for binary in ["chom-orchestrator", "chom-agent"] {
         let missing = folder.path().join("missing.toml");
         let said = run(&program(binary), [Path::new("--config"), &missing, Path::new("run")]);

@@ -2,7 +2,7 @@
 //!
 //! Desired (`want`): `1 on` `1 off`, then any of `hold`, `retained`, `restart` (policy), `s3` (start count), `p2` (placement);
 //! `dead 1` (tombstone; `young`, `p2`), `job 7 1` (restart VPS 1; `late`). Observed (`have`): `1 running|stopped|byguest|crashed|paused`,
-//! `p2`, `drift`; `foreign NAME`.
+//! `p2`, `drift`; `foreign NAME`. All of it is of the fake engine; `libvirt` at the end of a line says that it is of that one.
 
 use std::fmt::Write as _;
 
@@ -41,7 +41,7 @@ fn ago(seconds: u64) -> UnixMillis {
 
 struct Scene {
     desired: HostSpec,
-    observed: Observed,
+    looks: Looks,
     memory: Memory,
     work: Work,
     terms: Terms,
@@ -94,12 +94,6 @@ impl Scene {
             tombstones: BTreeMap::new(),
             jobs: BTreeMap::new(),
         };
-        let engine = EngineStatus {
-            engine: Engine::Fake,
-            version: "1".to_owned(),
-            acceleration: Acceleration::None,
-            problem: None,
-        };
         let terms = Terms {
             mode: Mode::Managed,
             may_have_moved: false,
@@ -107,20 +101,24 @@ impl Scene {
             boot: boot(1),
             now: NOW,
         };
-        let mut scene = Self {
-            desired,
-            observed: Observed { engine, guests: vec![] },
-            memory: Memory::default(),
-            work: Work::default(),
-            terms,
-        };
+        let mut scene =
+            Self { desired, looks: Looks::new(), memory: Memory::default(), work: Work::default(), terms };
+        scene.engine(Engine::Fake, Answer::Given);
         scene.work.blobs.insert(image(), BlobState::Ready);
         want.split(',').map(str::trim).filter(|line| !line.is_empty()).for_each(|line| scene.want(line));
         have.split(',').map(str::trim).filter(|line| !line.is_empty()).for_each(|line| scene.have(line));
         scene
     }
 
+    fn engine(&mut self, engine: Engine, answer: Answer) {
+        let problem = (answer == Answer::Failed).then(|| format!("{engine} is gone"));
+        let acceleration = Acceleration::None;
+        let status = EngineStatus { engine, version: "1".to_owned(), acceleration, problem };
+        self.looks.insert(engine, Look { engine: status, guests: vec![], answer });
+    }
+
     fn want(&mut self, line: &str) {
+        let (line, engine) = engine_at_end(line);
         let words: Vec<&str> = line.split_whitespace().collect();
         let placement = words.iter().find_map(|word| word.strip_prefix('p')?.parse().ok()).unwrap_or(1);
         match words.as_slice() {
@@ -128,7 +126,7 @@ impl Scene {
                 let created_at = if rest.contains(&"young") { ago(60) } else { ago(86_400) };
                 self.desired
                     .tombstones
-                    .insert(vps(number.parse().unwrap()), Tombstone { placement, created_at });
+                    .insert(vps(number.parse().unwrap()), Tombstone { placement, engine, created_at });
             }
             ["job", number, target, rest @ ..] => {
                 let kind = JobKind::Restart { vps: vps(target.parse().unwrap()) };
@@ -138,7 +136,7 @@ impl Scene {
             [number, power, rest @ ..] => {
                 let power = if *power == "on" { Power::Running } else { Power::Stopped };
                 let mut spec = spec(number.parse().unwrap(), power);
-                spec.placement = placement;
+                (spec.placement, spec.engine) = (placement, engine);
                 spec.hold = rest.contains(&"hold");
                 spec.retained = rest.contains(&"retained");
                 if rest.contains(&"restart") {
@@ -154,6 +152,10 @@ impl Scene {
     }
 
     fn have(&mut self, line: &str) {
+        let (line, engine) = engine_at_end(line);
+        if !self.looks.contains_key(&engine) {
+            self.engine(engine, Answer::Given);
+        }
         let words: Vec<&str> = line.split_whitespace().collect();
         let (name, state, rest) = match words.as_slice() {
             ["foreign", name] => (name, VpsState::Running, &[][..]),
@@ -163,7 +165,7 @@ impl Scene {
         let number: Option<u128> = name.parse().ok();
         let placement = rest.iter().find_map(|word| word.strip_prefix('p')?.parse().ok()).unwrap_or(1);
         let definition: &[u8] = if rest.contains(&"drift") { b"old" } else { b"definition" };
-        self.observed.guests.push(ObservedGuest {
+        self.looks.get_mut(&engine).unwrap().guests.push(ObservedGuest {
             name: (*name).to_owned(),
             vps: number.map(vps),
             placement: if number.is_some() { placement } else { 0 },
@@ -178,14 +180,14 @@ impl Scene {
     }
 
     fn learn(&mut self) {
-        let guests = our_guests(&self.observed);
+        let guests = our_guests(Some(&self.desired), &self.looks);
         self.memory.learn(Some(&self.desired), &guests, self.terms.boot, self.terms.now);
     }
 
     fn plan(&self) -> Plan {
         plan(&Input {
             desired: Some(&self.desired),
-            observed: &self.observed,
+            looks: &self.looks,
             memory: &self.memory,
             work: &self.work,
             terms: self.terms,
@@ -197,6 +199,13 @@ impl Scene {
         let plan = self.plan();
         assert_eq!(plan, self.plan(), "the same input, the same plan");
         expected.assert_eq(&render(&plan));
+    }
+}
+
+fn engine_at_end(line: &str) -> (&str, Engine) {
+    match line.strip_suffix(" libvirt") {
+        Some(line) => (line, Engine::Libvirt),
+        None => (line, Engine::Fake),
     }
 }
 
@@ -333,7 +342,7 @@ fn before_anything_was_accepted_all_guests_are_orphans() {
     let scene = Scene::new("", "1 running");
     let input = Input {
         desired: None,
-        observed: &scene.observed,
+        looks: &scene.looks,
         memory: &scene.memory,
         work: &scene.work,
         terms: scene.terms,
@@ -706,10 +715,53 @@ fn a_host_that_may_only_report_lists_orphans_and_does_nothing() {
 
 #[test]
 fn an_engine_that_is_not_here_is_named() {
+    Scene::new("1 on libvirt", "").check(&expect![[r#"
+        1 Preparing s0; this host has fake, the VPS wants libvirt; move it elsewhere
+    "#]]);
     let mut scene = Scene::new("1 on", "");
-    scene.observed.engine.engine = Engine::Libvirt;
+    scene.looks.clear();
     scene.check(&expect![[r#"
-        1 Preparing s0; this host has libvirt, the VPS wants fake; move it elsewhere
+        1 Preparing s0; this host has no engine, the VPS wants fake; move it elsewhere
+    "#]]);
+}
+
+#[test]
+fn a_silent_engine_makes_its_own_vps_unknown_and_the_others_go_on() {
+    let mut scene = Scene::new("1 on, 2 on libvirt, dead 3 libvirt, dead 4", "1 stopped, 4 running")
+        .remember(2, ran_in(1));
+    scene.engine(Engine::Libvirt, Answer::Failed);
+    scene.check(&expect![[r#"
+        do start 1
+        do DESTROY 4
+        1 Stopped s0; starting
+        2 Unknown s0; libvirt is gone
+        3 Unknown s0; libvirt is gone
+        4 Running s0; removing
+    "#]]);
+}
+
+#[test]
+fn a_slow_engine_has_its_vps_shown_as_before_and_nothing_is_done_with_them() {
+    let mut scene = Scene::new("1 on, 2 on libvirt, 3 on libvirt, job 7 2", "1 stopped, 9 running libvirt");
+    scene.looks.get_mut(&Engine::Libvirt).unwrap().answer = Answer::Awaited;
+    scene.memory.shown.insert(vps(2), (VpsState::Running, ago(60)));
+    scene.check(&expect![[r#"
+        do start 1
+        1 Stopped s0; starting
+        2 Running s0; waiting for libvirt to say what it does
+        3 Unknown s0; waiting for libvirt to say what it does
+        orphan 9
+    "#]]);
+}
+
+#[test]
+fn a_guest_in_another_engine_than_its_vps_belongs_into_is_left_alone_and_listed() {
+    Scene::new("1 on, dead 2", "1 stopped libvirt, 2 running libvirt").check(&expect![[r#"
+        do prepare 1 p1
+        1 Preparing s0; preparing
+        2 Absent s0
+        orphan 1
+        orphan 2
     "#]]);
 }
 
@@ -748,7 +800,7 @@ proptest! {
         dead in prop::collection::btree_set(1..7_u128, 0..4),
         haves in prop::collection::btree_map(1..7_u128, any_have(), 0..6),
         memories in prop::collection::btree_map(1..7_u128, any_memory(), 0..6),
-        cap in 0..3_u32, mode in 0..3_u8, may_have_moved: bool, restarted in prop::option::of(1..5_u128),
+        cap in 0..3_u32, mode in 0..3_u8, may_have_moved: bool, restarted in prop::option::of(1..5_u128), answer in 0..9_u8,
     ) {
         let dead = dead.iter().map(|number| format!("dead {number}"));
         let jobs = restarted.map(|number| format!("job 7 {number}"));
@@ -759,16 +811,19 @@ proptest! {
         scene.terms.destroys_per_hour = cap;
         scene.terms.may_have_moved = may_have_moved;
         scene.terms.mode = match mode { 0 => Mode::Managed, 1 => Mode::ReportOnly, _ => Mode::Hold { since: Generation::default() } };
+        let answer = match answer { 0 => Answer::Failed, 1 => Answer::Awaited, _ => Answer::Given };
+        scene.looks.get_mut(&Engine::Fake).unwrap().answer = answer;
         scene.learn();
         let plan = scene.plan();
         prop_assert_eq!(&plan, &scene.plan());
-        let guests = our_guests(&scene.observed);
+        let guests = our_guests(Some(&scene.desired), &scene.looks);
         let mut touched = BTreeSet::new();
         let mut counted = 0;
         for action in &plan.actions {
             prop_assert!(scene.terms.mode != Mode::ReportOnly);
             if let Some(id) = action.vps() {
                 prop_assert!(touched.insert(id), "two actions on one VPS");
+                prop_assert!(answer == Answer::Given, "acted on what was not seen");
                 let want = scene.desired.vps.get(&id);
                 prop_assert!(!want.is_some_and(|want| want.hold), "touched what is held");
                 match action {

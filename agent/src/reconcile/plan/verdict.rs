@@ -3,11 +3,11 @@
 use chom_protocol::helper::ObservedGuest;
 use chom_protocol::host::HostSpec;
 use chom_protocol::job::JobOutcome;
-use chom_protocol::vps::{GuestShutdown, Sha256, VpsSpec, VpsState};
-use chom_protocol::{Bytes, JobId, UnixMillis};
+use chom_protocol::vps::{Engine, GuestShutdown, Sha256, VpsSpec, VpsState};
+use chom_protocol::{Bytes, JobId, UnixMillis, VpsId};
 
 use super::{
-    Action, BlobState, Input, LOOK_SECONDS, RESTART_PAUSE_SECONDS, RESTART_SECONDS_MAX,
+    Action, Answer, BlobState, Input, LOOK_SECONDS, RESTART_PAUSE_SECONDS, RESTART_SECONDS_MAX,
     SHUTDOWN_REPEAT_SECONDS,
 };
 use crate::reconcile::memory::{JobMemory, Mode, VpsMemory};
@@ -56,6 +56,27 @@ struct Case<'a> {
     job: Option<JobId>,
 }
 
+/// What to say of a VPS whose engine is on this host and does not say what it does; none when the engine is not here, or
+/// says it.
+pub(super) fn unseen(input: &Input<'_>, id: VpsId, engine: Engine) -> Option<Verdict> {
+    let look = input.looks.get(&engine).filter(|look| look.answer != Answer::Given)?;
+    let shown = input.memory.shown.get(&id).map(|(state, _)| *state);
+    let verdict = match look.answer {
+        // Until it is clear that it does not answer, what was seen last is shown.
+        Answer::Awaited => Verdict::quiet(shown.unwrap_or(VpsState::Unknown))
+            .progress(format!("waiting for {engine} to say what it does")),
+        Answer::Given | Answer::Failed => {
+            let problem = look.engine.problem.clone();
+            let unsaid = || format!("{engine} could not say what it does");
+            Verdict::quiet(VpsState::Unknown).problem(problem.unwrap_or_else(unsaid))
+        }
+    };
+    Some(match input.work.busy.get(&id) {
+        Some(doing) => verdict.progress(*doing),
+        None => verdict,
+    })
+}
+
 pub(super) fn decide(
     input: &Input<'_>,
     desired: &HostSpec,
@@ -63,6 +84,9 @@ pub(super) fn decide(
     guest: Option<&ObservedGuest>,
     job: Option<JobId>,
 ) -> Verdict {
+    if let Some(unseen) = unseen(input, want.id, want.engine) {
+        return unseen;
+    }
     let blank = VpsMemory::default();
     let memory = input.memory.vps.get(&want.id).unwrap_or(&blank);
     let case = Case { input, desired, want, memory, job };
@@ -74,10 +98,11 @@ pub(super) fn decide(
     if want.hold {
         return quiet.progress("on hold: nothing is changed");
     }
-    let engine = input.observed.engine.engine;
-    if want.engine != engine {
+    if !input.looks.contains_key(&want.engine) {
+        let engines: Vec<String> = input.looks.keys().map(ToString::to_string).collect();
+        let has = if engines.is_empty() { "no engine".to_owned() } else { engines.join(" and ") };
         return quiet
-            .problem(format!("this host has {engine}, the VPS wants {}; move it elsewhere", want.engine));
+            .problem(format!("this host has {has}, the VPS wants {}; move it elsewhere", want.engine));
     }
     if let Mode::Hold { .. } = input.terms.mode {
         return case.held(guest, quiet);

@@ -163,20 +163,21 @@ impl TryFrom<SpecPart> for link::SpecPart {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Tombstone {
     placement: u64,
+    engine: Engine,
     created_at: u64,
 }
 
 impl From<&vps::Tombstone> for Tombstone {
     fn from(tombstone: &vps::Tombstone) -> Self {
-        let vps::Tombstone { placement, created_at } = tombstone;
-        Self { placement: *placement, created_at: created_at.0 }
+        let vps::Tombstone { placement, engine, created_at } = tombstone;
+        Self { placement: *placement, engine: (*engine).into(), created_at: created_at.0 }
     }
 }
 
 impl From<Tombstone> for vps::Tombstone {
     fn from(tombstone: Tombstone) -> Self {
-        let Tombstone { placement, created_at } = tombstone;
-        Self { placement, created_at: UnixMillis(created_at) }
+        let Tombstone { placement, engine, created_at } = tombstone;
+        Self { placement, engine: engine.into(), created_at: UnixMillis(created_at) }
     }
 }
 
@@ -396,8 +397,8 @@ pub(super) use twin;
 
 // The order of the variants is their number on the wire: add at the end only.
 twin! {
-    Engine = vps::Engine { Libvirt, Fake }
+    Engine = vps::Engine { Libvirt, Fake, Incus }
     Power = vps::Power { Running, Stopped }
     GuestShutdown = vps::GuestShutdown { StayOff, Restart }
-    ImageFormat = vps::ImageFormat { Qcow2, Raw }
+    ImageFormat = vps::ImageFormat { Qcow2, Raw, IncusTarball }
 }
