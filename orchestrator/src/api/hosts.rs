@@ -17,7 +17,7 @@ use crate::api::request::{Mutation, Order, RowId, RowKey};
 use crate::api::{App, answer};
 use crate::clock;
 use crate::fleet::rows::HostRow;
-use crate::fleet::{Caller, FleetError, view};
+use crate::fleet::{Caller, Done, FleetError, view};
 
 /// Lists the hosts, oldest first.
 #[utoipa::path(get, path = "/api/hosts", tag = "hosts", operation_id = "list_hosts", params(PageQuery),
@@ -70,7 +70,7 @@ pub(super) async fn add(
     Ok(answer::done(StatusCode::CREATED, &done))
 }
 
-/// Sets or clears a host's cordon. Readings are left out of the answer, here and in every answer to a change.
+/// Sets or clears a host's cordon.
 #[utoipa::path(post, path = "/api/hosts/{host}/cordon", tag = "hosts", operation_id = "cordon_host",
     params(("host" = HostId, Path, description = "Its id.")), request_body = SetCordon,
     responses((status = 200, description = "The host.", body = HostView)))]
@@ -81,7 +81,7 @@ pub(super) async fn cordon(
     request: Mutation<SetCordon>,
 ) -> Result<Response, ApiError> {
     let done = app.fleet.cordon(&caller, request.mark, host, request.body).await?;
-    Ok(answer::done(StatusCode::OK, &done))
+    Ok(changed(&app, done))
 }
 
 /// Puts a host out of the fleet. If it returns it may only report; its VPSs are listed as orphans and left alone.
@@ -95,7 +95,7 @@ pub(super) async fn forget(
     request: Mutation<ForgetHost>,
 ) -> Result<Response, ApiError> {
     let done = app.fleet.forget_host(&caller, request.mark, host, request.body).await?;
-    Ok(answer::done(StatusCode::OK, &done))
+    Ok(changed(&app, done))
 }
 
 /// Makes a host's certificate open nothing any more; its connection ends at once.
@@ -109,7 +109,7 @@ pub(super) async fn revoke(
     order: Order,
 ) -> Result<Response, ApiError> {
     let done = app.fleet.revoke_host(&caller, order.mark, host).await?;
-    Ok(answer::done(StatusCode::OK, &done))
+    Ok(changed(&app, done))
 }
 
 /// Shows a held host's ledger beside the restored rows.
@@ -135,7 +135,7 @@ pub(super) async fn resolve_ledger(
     request: Mutation<ResolveLedger>,
 ) -> Result<Response, ApiError> {
     let done = app.fleet.resolve_ledger(&caller, request.mark, host, request.body).await?;
-    Ok(answer::done(StatusCode::OK, &done))
+    Ok(changed(&app, done))
 }
 
 /// Lifts a host's cap on destroys for an hour.
@@ -149,5 +149,12 @@ pub(super) async fn allow_destroys(
     order: Order,
 ) -> Result<Response, ApiError> {
     let done = app.fleet.allow_destroys(&caller, order.mark, host).await?;
-    Ok(answer::done(StatusCode::OK, &done))
+    Ok(changed(&app, done))
+}
+
+/// The answer to a change of a host, with its readings of now.
+fn changed(app: &App, done: Done<HostView>) -> Response {
+    let Done { value, replayed } = done;
+    let usage = app.history.usage(value.id, clock::now());
+    answer::done(StatusCode::OK, &Done { value: HostView { usage, ..value }, replayed })
 }
