@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use chom_protocol::vps::Sha256;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
@@ -128,6 +129,13 @@ impl CaBundle {
     #[must_use]
     pub fn fingerprints(&self) -> Vec<Fingerprint> {
         self.authorities.iter().map(|certificate| Fingerprint::of(certificate)).collect()
+    }
+
+    /// What tells two bundles apart: the digest of their fingerprints, in order.
+    #[must_use]
+    pub fn digest(&self) -> Sha256 {
+        let all: Vec<String> = self.fingerprints().iter().map(ToString::to_string).collect();
+        Sha256::of(all.join("\n").as_bytes())
     }
 
     /// Whether a CA with this fingerprint is trusted.

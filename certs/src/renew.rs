@@ -9,18 +9,24 @@ pub const RENEWABLE_AFTER_EXPIRY_SECONDS: u64 = 90 * 24 * 60 * 60;
 /// Hosts enrolled in one go spread their renewals over this part of a certificate's life (one twelfth: 2.5 of 30 days).
 const SPREAD_DIVISOR: u64 = 12;
 
+/// When two thirds of a certificate's life are over: a third of it is left for what may go wrong.
+#[must_use]
+pub fn two_thirds(not_before: UnixMillis, not_after: UnixMillis) -> UnixMillis {
+    let life_ms = not_after.millis_since(not_before);
+    UnixMillis(not_before.0.saturating_add(life_ms - life_ms / 3))
+}
+
 /// When this host renews a certificate: after two thirds of its life and a share of the spread that depends on the
 /// host alone, so that it is the same after every restart.
 #[must_use]
 pub fn renewal_at(not_before: UnixMillis, not_after: UnixMillis, host: HostId) -> UnixMillis {
     let life_ms = not_after.millis_since(not_before);
-    let two_thirds_ms = life_ms - life_ms / 3;
     let spread_ms = life_ms / SPREAD_DIVISOR;
     let digest = ring::digest::digest(&ring::digest::SHA256, host.uuid().as_bytes());
     // The digest's first 32 bits as a share of the spread; 2^32 shares of at most a few years fit in 128 bits.
     let share = digest.as_ref().iter().take(4).fold(0_u128, |share, &byte| (share << 8) | u128::from(byte));
     let jitter_ms = u64::try_from((u128::from(spread_ms) * share) >> 32).unwrap_or(spread_ms);
-    UnixMillis(not_before.0.saturating_add(two_thirds_ms).saturating_add(jitter_ms))
+    UnixMillis(two_thirds(not_before, not_after).0.saturating_add(jitter_ms))
 }
 
 /// Whether it is time for this host to renew.

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Failure;
 use crate::session::{Session, Shared};
-use crate::{alert, catalogue, events, host, notification, operation, shell, smtp, vps};
+use crate::{alert, authority, catalogue, events, host, notification, operation, shell, smtp, vps};
 
 /// Runs a fleet of VPS hosts from the command line
 #[derive(Debug, Parser)]
@@ -53,6 +53,9 @@ enum Command {
     /// What VPSs can be made from
     #[command(subcommand)]
     Image(catalogue::ImageCommand),
+    /// The fleet's CAs
+    #[command(subcommand)]
+    Authority(authority::AuthorityCommand),
     /// The mail server that alerts leave through
     #[command(subcommand)]
     Smtp(smtp::SmtpCommand),
@@ -77,6 +80,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Region(command) => catalogue::regions(&session, command),
         Command::Size(command) => catalogue::sizes(&session, command),
         Command::Image(command) => catalogue::images(&session, command),
+        Command::Authority(command) => authority::run(&session, command),
         Command::Smtp(command) => smtp::run(&session, command),
         Command::Events(arguments) => events::run(&session, &arguments),
         Command::Completion(arguments) => shell::completion(&arguments),

@@ -2,6 +2,7 @@
 
 mod alert;
 mod arguments;
+mod authority;
 mod catalogue;
 mod client;
 mod clock;

@@ -8,9 +8,11 @@ use std::time::Duration;
 use chom_protocol::api::alerts::{AlertState, AlertView};
 use chom_protocol::api::events::Event;
 use chom_protocol::{AlertId, HostId, UnixMillis};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::InUse;
 use crate::clock::{self, rfc3339};
 use crate::config::Config;
 use crate::fleet::observed::Snapshot;
@@ -89,7 +91,8 @@ pub struct Alerting {
     fleet: Fleet,
     history: Arc<History>,
     settings: Arc<AlertingSettings>,
-    certificates: Arc<[WatchedCertificate]>,
+    /// Of the API, watched besides those of hosts and of the fleet's CA.
+    certificate: Option<watch::Receiver<Arc<InUse>>>,
 }
 
 /// Everything a pass looks at besides rows.
@@ -101,15 +104,15 @@ struct Seen {
 }
 
 impl Alerting {
-    /// For one fleet; `certificates` are watched besides those of hosts and the fleet's CA.
+    /// For one fleet; the API's certificate is watched besides those of hosts and the fleet's CA.
     #[must_use]
     pub fn new(
         fleet: Fleet,
         history: Arc<History>,
         settings: AlertingSettings,
-        certificates: Vec<WatchedCertificate>,
+        certificate: Option<watch::Receiver<Arc<InUse>>>,
     ) -> Self {
-        Self { fleet, history, settings: Arc::new(settings), certificates: certificates.into() }
+        Self { fleet, history, settings: Arc::new(settings), certificate }
     }
 
     /// Watches until stopped.
@@ -156,9 +159,12 @@ impl Alerting {
     fn look(&self, state: &State, now: UnixMillis) -> Seen {
         let of_host = |id: &HostId| Some((*id, self.history.levels(*id, now)?));
         let levels = state.hosts.keys().filter_map(of_host).collect();
-        let mut certificates = self.certificates.to_vec();
-        let not_after = self.fleet.authorities().signing().not_after();
-        certificates.push(WatchedCertificate { name: "certificate of the fleet's CA".to_owned(), not_after });
+        let watched = |name: &str, not_after| WatchedCertificate { name: name.to_owned(), not_after };
+        let of_api = self.certificate.as_ref().map(|in_use| in_use.borrow().not_after);
+        let mut certificates: Vec<_> =
+            of_api.into_iter().map(|end| watched("certificate of the API", end)).collect();
+        let end = self.fleet.authorities().serving().not_after();
+        certificates.push(watched("certificate of the fleet's CA", end));
         Seen { observations: self.fleet.observations().snapshot(), levels: Arc::new(levels), certificates }
     }
 

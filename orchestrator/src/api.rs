@@ -20,7 +20,9 @@ use crate::store::Store;
 mod alerts;
 mod answer;
 mod auth;
+mod authorities;
 mod catalogue;
+mod certificate;
 mod document;
 mod envelope;
 mod events;
@@ -37,6 +39,7 @@ mod vps_servers;
 #[cfg(test)]
 mod tests;
 
+pub use certificate::{ApiCertificateError, CertificateKeeper, InUse};
 pub use server::{ServeError, serve};
 
 /// Bodies in memory at once, each up to `BODY_BYTES_MAX`: 64 MiB together. More wait for their turn, within the deadline.
@@ -97,7 +100,8 @@ pub fn document() -> OpenApi {
 }
 
 fn routes() -> OpenApiRouter<App> {
-    with_fleet(with_alerts(OpenApiRouter::with_openapi(document::preamble())))
+    let router = OpenApiRouter::with_openapi(document::preamble());
+    with_system(with_vps(with_hosts(with_catalogue(with_alerts(router)))))
 }
 
 fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
@@ -109,11 +113,15 @@ fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(smtp::show))
 }
 
-fn with_fleet(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     router
         .routes(routes!(catalogue::regions))
         .routes(routes!(catalogue::sizes))
         .routes(routes!(catalogue::images))
+}
+
+fn with_hosts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(hosts::list, hosts::add))
         .routes(routes!(hosts::show))
         .routes(routes!(hosts::cordon))
@@ -121,6 +129,10 @@ fn with_fleet(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(hosts::revoke))
         .routes(routes!(hosts::ledger, hosts::resolve_ledger))
         .routes(routes!(hosts::allow_destroys))
+}
+
+fn with_vps(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(vps_servers::list, vps_servers::create))
         .routes(routes!(vps_servers::show, vps_servers::delete))
         .routes(routes!(vps_servers::start))
@@ -129,6 +141,12 @@ fn with_fleet(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(vps_servers::undelete))
         .routes(routes!(vps_servers::purge))
         .routes(routes!(vps_servers::hold))
+}
+
+fn with_system(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
+        .routes(routes!(authorities::list, authorities::rotate))
+        .routes(routes!(authorities::retire))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
         .routes(routes!(events::watch))

@@ -1,9 +1,8 @@
 //! The use cases: the one way to change what is stored. Each runs in the decider's turn, on the newest state, and becomes
 //! one guarded commit. Reads are snapshots of memory and never wait for a host or a disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use arc_swap::ArcSwap;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{HostId, UnixMillis};
 use serde::Serialize;
@@ -11,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::store::seal::{MasterKey, SealError};
 use crate::store::{Revision, Store};
 
 mod address;
@@ -27,6 +27,7 @@ pub mod observed;
 mod operations;
 mod report;
 mod room;
+pub mod rotation;
 pub mod rows;
 pub mod sessions;
 pub mod state;
@@ -47,7 +48,7 @@ use decider::{Decider, Mutation, Published, Typed};
 use events::EventRing;
 use observed::{Observation, Observations};
 use rows::IdempotencyRow;
-use state::State;
+use state::{State, Table};
 
 /// How long the answer to an idempotency key is kept.
 const IDEMPOTENCY_SECONDS: u64 = 24 * 3600;
@@ -88,7 +89,10 @@ struct Inner {
     published: Arc<Published>,
     observations: Observations,
     catalogue: Catalogue,
-    authorities: ArcSwap<Authorities>,
+    master: Arc<MasterKey>,
+    authorities: watch::Sender<Arc<Authorities>>,
+    /// Which rows of CAs `authorities` was made of.
+    followed: Mutex<rotation::Rows>,
     shortlists: room::Shortlists,
     started_at: UnixMillis,
 }
@@ -107,14 +111,16 @@ impl Fleet {
     /// Loads everything from the store.
     ///
     /// # Errors
-    /// When the store cannot be read, holds no fleet, or a row cannot be decoded.
+    /// When the store cannot be read, holds no fleet, a row cannot be decoded, or the CA does not open under the master key.
     pub async fn load(
         store: Arc<dyn Store>,
         catalogue: Catalogue,
-        authorities: Authorities,
+        master: Arc<MasterKey>,
         now: UnixMillis,
     ) -> Result<(Self, FleetTask), LoadError> {
         let state = decider::load(store.as_ref()).await?;
+        let authorities = Arc::new(Authorities::open(&state, &master)?);
+        let followed = Mutex::new(rotation::rows(&state));
         let observations = Observations::default();
         for stored in state.observed.values() {
             let row = stored.row.as_ref();
@@ -138,7 +144,9 @@ impl Fleet {
             published,
             observations,
             catalogue,
-            authorities: ArcSwap::from_pointee(authorities),
+            master,
+            authorities: watch::Sender::new(authorities),
+            followed,
             shortlists: room::Shortlists::default(),
             started_at: now,
         };
@@ -210,7 +218,7 @@ impl Fleet {
         T: Serialize + DeserializeOwned + Send + 'static,
         F: FnOnce(&mut Decision, &RequestMark) -> Result<T, FleetError> + Send + 'static,
     {
-        let token = caller.token;
+        let (token, master) = (caller.token, Arc::clone(&self.0.master));
         let (done, _) = self
             .decide(Arc::clone(&caller.name), move |decision| {
                 let Some((key, request)) = mark.idempotency.clone() else {
@@ -220,10 +228,12 @@ impl Fleet {
                 if let Some(row) =
                     decision.state.get::<IdempotencyRow>(&id).filter(|row| row.expires_at > decision.now)
                 {
-                    return replay(row, request);
+                    return replay(&master, row, request);
                 }
                 let value = decide(decision, &mark)?;
-                let answer = serde_json::to_string(&value).map_err(|error| unreadable(&error))?;
+                let answer = serde_json::to_vec(&value).map_err(|error| unreadable(&error))?;
+                let answer =
+                    master.seal(&IdempotencyRow::key(&id), &answer).map_err(|error| sealed(&error))?;
                 let expires_at = decision.now.plus_seconds(IDEMPOTENCY_SECONDS);
                 decision.put(IdempotencyRow { id, request, answer, expires_at })?;
                 Ok(Done { value, replayed: false })
@@ -233,7 +243,11 @@ impl Fleet {
     }
 }
 
-fn replay<T: DeserializeOwned>(row: &IdempotencyRow, request: Sha256) -> Result<Done<T>, FleetError> {
+fn replay<T: DeserializeOwned>(
+    master: &MasterKey,
+    row: &IdempotencyRow,
+    request: Sha256,
+) -> Result<Done<T>, FleetError> {
     if row.request != request {
         return Err(FleetError::Refused {
             kind: ErrorKind::KeyReused,
@@ -242,8 +256,13 @@ fn replay<T: DeserializeOwned>(row: &IdempotencyRow, request: Sha256) -> Result<
             location: Some("Idempotency-Key"),
         });
     }
-    let value = serde_json::from_str(&row.answer).map_err(|error| unreadable(&error))?;
+    let answer = master.open(&IdempotencyRow::key(&row.id), &row.answer).map_err(|error| sealed(&error))?;
+    let value = serde_json::from_slice(&answer).map_err(|error| unreadable(&error))?;
     Ok(Done { value, replayed: true })
+}
+
+fn sealed(error: &SealError) -> FleetError {
+    FleetError::internal(format!("the answer to this key cannot be kept or read: {error}"))
 }
 
 fn unreadable(error: &serde_json::Error) -> FleetError {

@@ -125,10 +125,13 @@ pub async fn init(config: &Config) -> Result<Made, InitError> {
     }
     let (master, source) = master_key(config)?;
     let now = clock::now();
-    let authority = Authorities::create(&config.fleet_name, 1, &master, now)?;
+    let mut authority = Authorities::create(&config.fleet_name, 1, &master, now)?;
+    authority.signs_since = Some(now);
     let (token, row) =
         tokens::create(admin(), TokenId::new(Uuid::now_v7()), now).map_err(|_| InitError::Random)?;
-    write_certificate(config, &authority)?;
+    let ca_file = config.state_directory.join(CA_FILE);
+    write_ca_file(&ca_file, &authority.certificate)
+        .map_err(|source| InitError::Make { path: ca_file, source })?;
     let fingerprint = fingerprint(&authority);
     let commit = Commit::new()
         .if_absent(Meta::key())
@@ -175,14 +178,14 @@ fn make_folder(path: &Path) -> Result<(), InitError> {
     made.map_err(|source| InitError::Make { path: path.to_owned(), source })
 }
 
-fn write_certificate(config: &Config, authority: &AuthorityRow) -> Result<(), InitError> {
-    let path = config.state_directory.join(CA_FILE);
-    let write = || {
-        let mut file = DurableFile::create(&path)?;
-        file.write_all(authority.certificate.as_bytes())?;
-        file.publish()
-    };
-    write().map_err(|source| InitError::Make { path: path.clone(), source })
+/// Writes the certificates that whoever calls the API has to trust, in PEM.
+///
+/// # Errors
+/// When the disk fails.
+pub fn write_ca_file(path: &Path, pem: &str) -> std::io::Result<()> {
+    let mut file = DurableFile::create(path)?;
+    file.write_all(pem.as_bytes())?;
+    file.publish()
 }
 
 fn fingerprint(authority: &AuthorityRow) -> Fingerprint {

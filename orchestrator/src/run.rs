@@ -3,31 +3,26 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chom_certs::{AuthorityError, ServerCertificate, ServerCertificateError, TlsError, https_server_config};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::alerts::{Alerting, AlertingSettings, WatchedCertificate};
-use crate::api::{self, App};
+use crate::alerts::{Alerting, AlertingSettings};
+use crate::api::{self, ApiCertificateError, App, CertificateKeeper};
 use crate::config::Config;
-use crate::fleet::authority::{Authorities, AuthoritiesError};
 use crate::fleet::catalogue::{Catalogue, Overcommit, Size};
-use crate::fleet::rows::AuthorityRow;
-use crate::fleet::state::{State, Table};
 use crate::fleet::{Fleet, LoadError};
 use crate::history::History;
 use crate::images::{self, ImageError, ImageFolder};
 use crate::notify::Notifier;
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
-use crate::store::{ReadError, RecordError, Store, decode, sled};
+use crate::store::{Store, sled};
 use crate::supervise::{SuperviseError, Supervisor};
 use crate::{chain, clock, export, init};
 
@@ -47,15 +42,6 @@ pub enum RunError {
     /// The store.
     #[error("cannot open the store")]
     Open(#[from] sled::OpenError),
-    /// The store again.
-    #[error("cannot read the store")]
-    Read(#[from] ReadError),
-    /// A row.
-    #[error("cannot load the fleet's CA")]
-    Record(#[from] RecordError),
-    /// The CA.
-    #[error("the fleet's CA cannot be used")]
-    Authorities(#[from] AuthoritiesError),
     /// The images.
     #[error("the images of the configuration cannot be used")]
     Images(#[from] ImageError),
@@ -76,24 +62,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// The API's TLS.
-    #[error("the API's certificate cannot be used")]
-    ApiTls(#[source] TlsError),
     /// The API's certificate.
-    #[error("cannot make the API's certificate")]
-    ApiAuthority(#[source] AuthorityError),
-    /// The operator's certificate.
-    #[error("cannot read `{}`, which `api_certificate` in the configuration names", path.display())]
-    ApiFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// What is in its files.
-    #[error("the files that `api_certificate` in the configuration names cannot be used")]
-    ApiCertificate(#[from] ServerCertificateError),
+    #[error(transparent)]
+    ApiCertificate(#[from] ApiCertificateError),
     /// Signals.
     #[error("cannot listen for signals")]
     Signal(#[source] io::Error),
@@ -151,15 +122,14 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
 pub async fn start(config: &Config) -> Result<Running, RunError> {
     let (master, _) = init::load_master_key(config)?;
     let store = sled::open(&export::options(config))?;
-    let authorities = authorities(store.as_ref(), &master).await?;
-    let reset_key = reset_key(&authorities);
+    let master = Arc::new(master);
     let (folder, catalogue) = catalogue(config)?;
-    let (fleet, decider) = Fleet::load(Arc::clone(&store), catalogue, authorities, clock::now()).await?;
+    let (fleet, decider) =
+        Fleet::load(Arc::clone(&store), catalogue, Arc::clone(&master), clock::now()).await?;
     let (core, edges) = (Supervisor::new(), Supervisor::new());
     core.service("decider", decider.run(core.stop()));
     // Before anything is served, so that what is wrong with it is said at the start.
-    let certificate = api_certificate(config, &fleet.authorities())?;
-    https_server_config(&certificate).map_err(RunError::ApiTls)?;
+    let certificate = CertificateKeeper::new(config, fleet.clone())?;
     let api = bind_api(config.listen_api).await?;
     let api_address =
         api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
@@ -169,46 +139,36 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
         listen: config.listen_link,
         idle_timeout: Duration::from_secs(config.link.idle_timeout_seconds.into()),
         server_names: config.server_names(),
-        reset_key,
+        // Known to nobody else, and the same after every restart and restore.
+        reset_key: master.derive("stateless reset of the link"),
     })?;
-    let running = Running {
-        fleet,
-        store,
-        master_key: Arc::new(master),
-        history,
-        link,
-        link_address,
-        api_address,
-        edges,
-        core,
-    };
+    let running =
+        Running { fleet, store, master_key: master, history, link, link_address, api_address, edges, core };
     running.start_services(config, api, certificate);
     Ok(running)
 }
 
 impl Running {
     /// What runs beside the link. Each part has its line here.
-    fn start_services(&self, config: &Config, api: TcpListener, certificate: ServerCertificate) {
+    fn start_services(&self, config: &Config, api: TcpListener, certificate: CertificateKeeper) {
         let Self { fleet, store, history, master_key, edges, .. } = self;
         let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
         let app =
             App::new(fleet.clone(), Arc::clone(store), Arc::clone(history), notifier.clone(), edges.stop());
-        let end = certificate.validity().map(|(_, end)| end).ok();
-        let watched =
-            end.map(|not_after| WatchedCertificate { name: "certificate of the API".to_owned(), not_after });
+        let in_use = certificate.in_use();
         let settings = AlertingSettings::of(config);
-        let alerting =
-            Alerting::new(fleet.clone(), Arc::clone(history), settings, watched.into_iter().collect());
+        let alerting = Alerting::new(fleet.clone(), Arc::clone(history), settings, Some(in_use.clone()));
         let stop = edges.stop();
         edges.service("alerts", async move { alerting.watch(stop).await });
         let stop = edges.stop();
         edges.service("mail", async move { notifier.deliver(stop).await });
         let tasks = edges.clone();
         edges.service("api", async move {
-            if let Err(error) = api::serve(api::router(app), api, &certificate, &tasks).await {
+            if let Err(error) = api::serve(api::router(app), api, in_use, &tasks).await {
                 error!(error = chain(&error), "the API cannot be served");
             }
         });
+        edges.service("certificate", certificate.keep(edges.stop()));
         let keeper = fleet.clone();
         let stop = edges.stop();
         edges.service("keeper", async move { keeper.keep(stop).await });
@@ -250,6 +210,7 @@ pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError
     let mut regions = config.regions.clone();
     regions.sort_unstable();
     let catalogue = Catalogue {
+        fleet_name: config.fleet_name.clone(),
         regions,
         sizes: config.sizes.iter().map(size).collect(),
         images,
@@ -268,45 +229,8 @@ pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError
     Ok((folder, catalogue))
 }
 
-/// The API's certificate: the operator's if there is one, else one of the fleet's CA, for the same names as the link's and
-/// for this machine itself.
-///
-/// # Errors
-/// When the operator's files cannot be read or are no certificate and key.
-pub fn api_certificate(config: &Config, authorities: &Authorities) -> Result<ServerCertificate, RunError> {
-    let Some(files) = &config.api_certificate else {
-        let mut names = config.server_names();
-        names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
-        return authorities.signing().sign_server(&names, clock::now()).map_err(RunError::ApiAuthority);
-    };
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|source| RunError::ApiFile { path: path.clone(), source })
-    };
-    Ok(ServerCertificate::from_pem(&read(&files.chain)?, &read(&files.key)?)?)
-}
-
 async fn bind_api(address: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| RunError::ApiBind { address, source })
-}
-
-async fn authorities(store: &dyn Store, master: &MasterKey) -> Result<Authorities, RunError> {
-    let (_, records) = store.list(&AuthorityRow::folder()).await?;
-    let mut state = State::default();
-    for record in &records {
-        state.insert(decode::<AuthorityRow>(record)?.row, record.mod_revision);
-    }
-    Ok(Authorities::open(&state, master)?)
-}
-
-/// Follows from the CA's key, which is kept and sealed anyway: the same after every restart and restore, known to nobody
-/// else, and nothing more to keep.
-fn reset_key(authorities: &Authorities) -> [u8; 32] {
-    let (_, key) = authorities.signing().to_pem();
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.reveal().as_bytes());
-    let tag = ring::hmac::sign(&key, b"chom stateless reset key");
-    let mut out = [0; 32];
-    out.copy_from_slice(tag.as_ref());
-    out
 }
 
 /// Tells systemd that we live while mutations still get their turn.

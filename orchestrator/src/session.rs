@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chom_certs::{AuthorityError, TlsError};
+use chom_certs::{AuthorityError, CertificateError, TlsError};
 use chom_protocol::link::Close;
 use quinn::{Endpoint, Incoming};
 use tokio::sync::Semaphore;
@@ -83,6 +83,9 @@ pub enum LinkError {
     /// The server's certificate.
     #[error("cannot make the link's certificate")]
     Certificate(#[source] AuthorityError),
+    /// When it ends.
+    #[error("the link's certificate cannot be read")]
+    Validity(#[source] CertificateError),
     /// The TLS configuration.
     #[error("cannot set up TLS for the link")]
     Tls(#[source] TlsError),
@@ -120,10 +123,18 @@ impl Link {
     /// # Errors
     /// When the certificate cannot be made or the address not be listened on.
     pub fn serve(&self, options: &LinkOptions) -> Result<SocketAddr, LinkError> {
-        let endpoint = endpoint::open(options, &self.fleet.authorities())?;
+        let (endpoint, made) = endpoint::open(options, &self.fleet.authorities())?;
         let address =
             endpoint.local_addr().map_err(|source| LinkError::Bind { address: options.listen, source })?;
         info!(%address, "listening for agents");
+        let tls = endpoint::keep_tls(
+            endpoint.clone(),
+            options.clone(),
+            self.fleet.authority_changes(),
+            made,
+            self.supervisor.stop(),
+        );
+        self.supervisor.service("link-tls", tls);
         self.supervisor.service("link", accept(self.clone(), endpoint, self.supervisor.stop()));
         Ok(address)
     }

@@ -2,6 +2,7 @@
 //! never what the store keeps. Times are RFC 3339 text in UTC; sizes are bytes.
 
 pub mod alerts;
+pub mod authorities;
 pub mod catalogue;
 pub mod events;
 pub mod hosts;

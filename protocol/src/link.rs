@@ -126,6 +126,11 @@ pub enum ToOrchestrator {
         /// The host's own name, for messages.
         hostname: String,
     },
+    /// What was said of the fleet is on the host's disk.
+    FleetKept {
+        /// Digest of the CAs that the host trusts from now on.
+        ca_bundle: Sha256,
+    },
 }
 
 /// What the orchestrator says.
@@ -176,6 +181,11 @@ pub enum ToAgent {
     Problem {
         /// What was wrong and what to do.
         problem: String,
+    },
+    /// Ask for a new certificate although the old one is not due: another CA signs now.
+    RenewWanted {
+        /// At some moment within so long, so that a fleet does not come all at once.
+        within_seconds: u32,
     },
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn open(link: &Link, connection: &Connection) -> Result<Control
         ToAgent::Problem { problem } => return Err(FrameError::Problem { problem }.into()),
         _ => return Err(FrameError::Unexpected { stream: STREAM }.into()),
     };
-    keep_fleet(link, fleet).await?;
+    keep_fleet(link, fleet, &mut out).await?;
     let mode = match standing {
         Standing::Managed => Some(Mode::Managed),
         Standing::ReportOnly => Some(Mode::ReportOnly),
@@ -78,7 +78,7 @@ pub(super) async fn run(link: &Link, control: Control) -> Result<(), LinkError> 
         }
     };
     let act = async {
-        let mut waiting_for_certificate = false;
+        let (mut waiting_for_certificate, mut wanted) = (false, false);
         let mut look_at = Instant::now();
         loop {
             tokio::select! {
@@ -88,7 +88,13 @@ pub(super) async fn run(link: &Link, control: Control) -> Result<(), LinkError> 
                         install(link, certificate).await?;
                         return Ok(());
                     }
-                    Some(ToAgent::FleetInfo(fleet)) => keep_fleet(link, fleet).await?,
+                    Some(ToAgent::FleetInfo(fleet)) => keep_fleet(link, fleet, &mut out).await?,
+                    Some(ToAgent::RenewWanted { within_seconds }) if !waiting_for_certificate => {
+                        wanted = true;
+                        look_at = Instant::now() + within(within_seconds);
+                    }
+                    // It is on its way already.
+                    Some(ToAgent::RenewWanted { .. }) => {}
                     Some(ToAgent::LedgerWanted) => upload(&link.ledger, &mut out).await?,
                     Some(ToAgent::Problem { problem }) if waiting_for_certificate => {
                         warn!(problem, "the certificate was not renewed; it is asked for again");
@@ -102,7 +108,7 @@ pub(super) async fn run(link: &Link, control: Control) -> Result<(), LinkError> 
                         return Err(FrameError::Slow.into());
                     }
                     look_at = Instant::now() + RENEW_LOOK;
-                    if let Some(csr) = renewal(link, standing).await? {
+                    if let Some(csr) = renewal(link, standing, wanted).await? {
                         send(&mut out, &ToOrchestrator::Renew { csr }).await?;
                         waiting_for_certificate = true;
                         look_at = Instant::now() + ANSWER_SECONDS_MAX;
@@ -117,12 +123,18 @@ pub(super) async fn run(link: &Link, control: Control) -> Result<(), LinkError> 
     }
 }
 
-/// The request for the next certificate, if it is time.
-async fn renewal(link: &Link, standing: Standing) -> Result<Option<Vec<u8>>, LinkError> {
+/// A random moment within so many seconds.
+fn within(seconds: u32) -> Duration {
+    let share = u64::from_be_bytes(super::random_bytes()) % 1000;
+    Duration::from_millis(u64::from(seconds) * share)
+}
+
+/// The request for the next certificate, if it is time or wanted.
+async fn renewal(link: &Link, standing: Standing, wanted: bool) -> Result<Option<Vec<u8>>, LinkError> {
     let identity = link.identity.lock().await;
     let certificate = identity.certificate();
     let due = renew::renewal_due(certificate.not_before, certificate.not_after, link.host, clock::now());
-    if !due && standing != Standing::RenewOnly {
+    if !due && !wanted && standing != Standing::RenewOnly {
         return Ok(None);
     }
     identity.csr_der().map(Some).map_err(LinkError::Identity)
@@ -139,8 +151,9 @@ async fn install(link: &Link, certificate: Vec<u8>) -> Result<(), LinkError> {
     Ok(())
 }
 
-/// Keeps what the fleet says of itself. A bundle or address that cannot be right is not taken, and said.
-async fn keep_fleet(link: &Link, fleet: FleetInfo) -> Result<(), LinkError> {
+/// Keeps what the fleet says of itself, and says which CAs are trusted from now on. A bundle or address that cannot be
+/// right is not taken, and said.
+async fn keep_fleet(link: &Link, fleet: FleetInfo, out: &mut SendStream) -> Result<(), LinkError> {
     let FleetInfo { orchestrators, ca_bundle } = fleet;
     match CaBundle::new(ca_bundle) {
         Err(error) => {
@@ -158,6 +171,8 @@ async fn keep_fleet(link: &Link, fleet: FleetInfo) -> Result<(), LinkError> {
             }
         }
     }
+    let ca_bundle = link.identity.lock().await.bundle().digest();
+    send(out, &ToOrchestrator::FleetKept { ca_bundle }).await?;
     let good: Vec<String> =
         orchestrators.into_iter().filter(|address| chom_certs::join::is_address(address)).collect();
     if good.is_empty() || *link.addresses.borrow() == good {

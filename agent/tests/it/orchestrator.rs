@@ -225,6 +225,7 @@ impl Orchestrator {
                     let ledger = assembly.take().unwrap().finish(digest).unwrap();
                     self.told().ledgers.push(ledger);
                 }
+                ToOrchestrator::FleetKept { ca_bundle } => assert_eq!(ca_bundle, self.bundle().digest()),
                 other => panic!("control says {other:?}"),
             }
         }

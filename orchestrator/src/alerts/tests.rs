@@ -35,7 +35,7 @@ fn settings(grace_seconds: u64) -> AlertingSettings {
 }
 
 fn alerting(world: &World, grace_seconds: u64) -> Alerting {
-    Alerting::new(world.fleet.clone(), Arc::default(), settings(grace_seconds), Vec::new())
+    Alerting::new(world.fleet.clone(), Arc::default(), settings(grace_seconds), None)
 }
 
 /// A host is in sight for so long.

@@ -38,6 +38,12 @@ impl Row for HostAdded {
     }
 }
 
+impl Row for chom_protocol::api::authorities::AuthorityView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
 impl Row for VpsView {
     fn revision(&self) -> Option<u64> {
         Some(self.revision)

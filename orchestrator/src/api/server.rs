@@ -10,7 +10,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use chom_certs::{ServerCertificate, TlsError, https_server_config};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -19,11 +18,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
+use crate::api::certificate::InUse;
 use crate::supervise::Supervisor;
 
 /// Connections at once, each up to about 100 KiB: more wait in the kernel's queue.
@@ -48,9 +48,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The server's certificate.
-    #[error("the API's certificate cannot be used")]
-    Tls(#[source] TlsError),
     /// The listener.
     #[error("the API's listener has no address")]
     Listener(#[source] io::Error),
@@ -59,15 +56,13 @@ pub enum ServeError {
 /// Serves until the supervisor's stop is cancelled; then takes no new connections and lets requests under way end.
 ///
 /// # Errors
-/// When certificate and key do not fit each other.
+/// When the listener is none.
 pub async fn serve(
     router: Router,
     listener: TcpListener,
-    certificate: &ServerCertificate,
+    certificate: watch::Receiver<Arc<InUse>>,
     tasks: &Supervisor,
 ) -> Result<(), ServeError> {
-    let config = https_server_config(certificate).map_err(ServeError::Tls)?;
-    let tls = TlsAcceptor::from(Arc::new(config));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let stop = tasks.stop();
     let address = listener.local_addr().map_err(ServeError::Listener)?;
@@ -86,7 +81,8 @@ pub async fn serve(
                 continue;
             }
         };
-        let connection = connection(stream, tls.clone(), router.clone(), tasks.clone());
+        let tls = TlsAcceptor::from(Arc::clone(&certificate.borrow().tls));
+        let connection = connection(stream, tls, router.clone(), tasks.clone());
         tasks.spawn(async move {
             let _permit = permit;
             connection.await;

@@ -50,8 +50,10 @@ impl Default for Overcommit {
 }
 
 /// What there is to choose from, and the rules.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Catalogue {
+    /// The fleet's name, for the certificates of its CAs.
+    pub fleet_name: Name,
     /// Regions, in order of name.
     pub regions: Vec<Name>,
     /// Sizes by name.

@@ -37,6 +37,9 @@ pub enum LoadError {
     /// A row of an older schema could not be rewritten.
     #[error("cannot rewrite a row of an older schema")]
     Rewrite(#[source] CommitError),
+    /// The fleet's CA.
+    #[error("the fleet's CA cannot be used")]
+    Authorities(#[from] crate::fleet::authority::AuthoritiesError),
     /// Not a store of ours, or an empty one.
     #[error("the store holds no fleet: make one with `chom-orchestrator init`, or restore an export")]
     Empty,

@@ -70,6 +70,12 @@ impl FleetError {
         Self::Refused { kind: ErrorKind::Conflict, detail: detail.into(), location: None }
     }
 
+    /// The error of a part of the orchestrator that failed.
+    #[must_use]
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Self::Refused { kind: ErrorKind::Internal, detail: detail.into(), location: None }
+    }
+
     /// What kind of error it is.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {

@@ -30,7 +30,7 @@ impl Fleet {
         check_region(self.catalogue(), &request)?;
         let token = EnrolmentToken::generate().map_err(|error| internal(&error))?;
         let hash = token.hash();
-        let fingerprint = self.0.authorities.load().signing().fingerprint();
+        let fingerprint = self.authorities().serving().fingerprint();
         let code = JoinCode::new(self.catalogue().link_addresses.clone(), fingerprint, token)
             .map_err(|error| internal(&error))?;
         self.mutate(caller, mark, move |decision, _| {
@@ -211,7 +211,7 @@ pub(super) fn unknown<'a>(
 }
 
 fn internal(error: &dyn std::error::Error) -> FleetError {
-    FleetError::Refused { kind: ErrorKind::Internal, detail: error.to_string(), location: None }
+    FleetError::internal(error.to_string())
 }
 
 fn invite(decision: &mut Decision, request: &AddHost) -> Result<HostId, FleetError> {

@@ -42,6 +42,9 @@ impl Fleet {
             if let Err(error) = self.keep_once(now).await {
                 tracing::error!(error = %error, "cannot keep the rows; the next pass tries again");
             }
+            if let Err(error) = self.keep_authorities(now).await {
+                tracing::error!(error = %error, "cannot keep the fleet's CAs; the next pass tries again");
+            }
             if now.seconds_since(seen_stored_at) >= SEEN_STORED_EVERY_SECONDS {
                 seen_stored_at = now;
                 self.store_all_seen().await;

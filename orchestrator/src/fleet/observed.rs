@@ -3,7 +3,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chom_certs::Serial;
 use chom_protocol::host::{HostSpec, HostStatus};
+use chom_protocol::vps::Sha256;
 use chom_protocol::{Generation, HostId, InstanceId, UnixMillis};
 use imbl::OrdMap;
 
@@ -20,6 +22,10 @@ pub struct Observation {
     pub accepted: Generation,
     /// Why it does not take its desired state.
     pub refusal: Option<String>,
+    /// Digest of the CAs that it trusts, as the connected agent said.
+    pub trusts: Option<Sha256>,
+    /// The certificate that the agent showed when it connected last.
+    pub shown: Option<Serial>,
     /// What it uploaded after a restore of the orchestrator.
     pub ledger: Option<Arc<HostSpec>>,
 }

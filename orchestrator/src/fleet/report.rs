@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use chom_certs::Serial;
 use chom_protocol::api::events::Event;
 use chom_protocol::host::{HostSpec, HostStatus};
 use chom_protocol::job::JobResult;
-use chom_protocol::vps::{VpsState, VpsStatus};
+use chom_protocol::vps::{Sha256, VpsState, VpsStatus};
 use chom_protocol::{Generation, HostId, InstanceId, VpsId};
 
 use crate::clock;
@@ -52,12 +53,19 @@ impl Fleet {
         self.observations().change(host, |observation| observation.refusal = Some(refusal));
     }
 
-    /// An agent connected.
-    pub fn connected(&self, host: HostId, instance: InstanceId) {
+    /// An agent connected with this certificate.
+    pub fn connected(&self, host: HostId, instance: InstanceId, shown: &Serial) {
         self.observations().change(host, |observation| {
             observation.instance = Some(instance);
+            observation.shown = Some(shown.clone());
+            observation.trusts = None;
             observation.seen_at = clock::now();
         });
+    }
+
+    /// A host keeps the CAs of this digest on its disk.
+    pub fn kept_bundle(&self, host: HostId, ca_bundle: Sha256) {
+        self.observations().change(host, |observation| observation.trusts = Some(ca_bundle));
     }
 
     /// An agent's connection ended; a newer one may be there already.

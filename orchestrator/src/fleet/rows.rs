@@ -34,6 +34,8 @@ pub enum HostStanding {
 pub struct HostCertificate {
     /// Its number.
     pub serial: Serial,
+    /// The number of the CA that signed it.
+    pub authority: u64,
     /// Of which key.
     pub key: Fingerprint,
     /// When it expires.
@@ -240,8 +242,8 @@ pub struct IdempotencyRow {
     pub id: Sha256,
     /// SHA-256 of method, path and body.
     pub request: Sha256,
-    /// The answer, JSON.
-    pub answer: String,
+    /// The answer, JSON; sealed, because some answers hold what is shown once.
+    pub answer: Sealed,
     /// When it may be forgotten.
     pub expires_at: UnixMillis,
 }
@@ -283,11 +285,15 @@ pub struct ObservedVpsRow {
     pub status: VpsStatus,
 }
 
-/// The fleet's CA. The newest signs; all are trusted.
+/// A CA of the fleet. All are trusted; of those that may sign, the newest does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityRow {
     /// Counts up with each rotation.
     pub number: u64,
+    /// When it was made, and announced to the agents.
+    pub announced_at: UnixMillis,
+    /// Since when it may sign; none: it is only announced.
+    pub signs_since: Option<UnixMillis>,
     /// Its certificate, PEM.
     pub certificate: String,
     /// Its key, sealed.

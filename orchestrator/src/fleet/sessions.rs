@@ -41,7 +41,7 @@ impl Fleet {
             });
             let host =
                 enrol::judge(stored.as_ref(), &token, &key, decision.now).map_err(|error| refused(&error))?;
-            let authorities = fleet.0.authorities.load();
+            let authorities = fleet.authorities();
             let signed =
                 authorities.signing().sign_host(&csr, host, decision.now).map_err(|error| refused(&error))?;
             let mut host_row = host_row(&decision.state, host)?.clone();
@@ -51,6 +51,7 @@ impl Fleet {
             host_row.standing = HostStanding::Member;
             host_row.certificate = Some(HostCertificate {
                 serial: signed.serial,
+                authority: authorities.signing_number(),
                 key: signed.key_fingerprint,
                 not_after: signed.not_after,
             });
@@ -114,14 +115,14 @@ impl Fleet {
     /// When the key is another one, the host may not connect, or the request is damaged.
     pub async fn renew(&self, peer: PeerIdentity, csr: Vec<u8>) -> Result<Vec<u8>, FleetError> {
         self.check_peer(&peer)?;
-        let signed = {
-            let authorities = self.0.authorities.load();
-            authorities.signing().renew_host(&csr, &peer, clock::now()).map_err(|error| refused(&error))?
-        };
+        let authorities = self.authorities();
+        let signed = authorities.signing().renew_host(&csr, &peer, clock::now());
+        let (signed, authority) = (signed.map_err(|error| refused(&error))?, authorities.signing_number());
         let change = move |decision: &mut crate::fleet::Decision| {
             let mut row = host_row(&decision.state, peer.host)?.clone();
             row.certificate = Some(HostCertificate {
                 serial: signed.serial,
+                authority,
                 key: signed.key_fingerprint,
                 not_after: signed.not_after,
             });
@@ -135,13 +136,7 @@ impl Fleet {
     /// What every agent should know of its fleet.
     #[must_use]
     pub fn fleet_info(&self) -> FleetInfo {
-        self.0.authorities.load().fleet_info(&self.catalogue().link_addresses)
-    }
-
-    /// The fleet's CAs, for TLS.
-    #[must_use]
-    pub fn authorities(&self) -> std::sync::Arc<crate::fleet::authority::Authorities> {
-        self.0.authorities.load_full()
+        self.authorities().fleet_info(&self.catalogue().link_addresses)
     }
 
     /// Tokens that can no longer be used.

@@ -4,6 +4,7 @@ mod golden;
 mod lifecycle;
 mod order;
 mod restore;
+mod rotation;
 
 use std::sync::Arc;
 
@@ -59,6 +60,7 @@ pub(crate) fn catalogue() -> Catalogue {
         path: "/nonexistent".into(),
     };
     Catalogue {
+        fleet_name: name("test"),
         regions: vec![name("eu-west"), name("us-east")],
         sizes: [(name("small"), Size { cores: 1, memory: Bytes::mib(256), disk: Bytes::gib(1) })].into(),
         images: [(name("hello"), image)].into(),
@@ -77,7 +79,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let master = MasterKey::create(&folder.path().join("master-key")).unwrap();
         let store = open(&folder);
-        let authority = Authorities::create(&name("test"), 1, &master, clock::now()).unwrap();
+        let mut authority = Authorities::create(&name("test"), 1, &master, clock::now()).unwrap();
+        authority.signs_since = Some(authority.announced_at);
         let commit = Commit::new()
             .put(Meta::key(), encode(&Meta::new("test", clock::now())).unwrap())
             .put(AuthorityRow::key(&1), encode(&authority).unwrap());
@@ -91,9 +94,7 @@ impl World {
         catalogue: Catalogue,
     ) -> Self {
         let master = MasterKey::from_file(&folder.path().join("master-key")).unwrap();
-        let state = crate::fleet::decider::load(store.as_ref()).await.unwrap();
-        let authorities = Authorities::open(&state, &master).unwrap();
-        let (fleet, task) = Fleet::load(store, catalogue, authorities, clock::now()).await.unwrap();
+        let (fleet, task) = Fleet::load(store, catalogue, Arc::new(master), clock::now()).await.unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(task.run(stop.clone()));
         Self { fleet, folder, stop, tasks }

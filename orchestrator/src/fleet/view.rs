@@ -252,7 +252,7 @@ mod tests {
             deadline: UnixMillis(600_000),
             finished_at: None,
         };
-        let catalogue = Catalogue { unreachable_after_seconds: 45, ..Catalogue::default() };
+        let catalogue = Catalogue { unreachable_after_seconds: 45, ..crate::fleet::tests::catalogue() };
         operation_now(&State::default(), &catalogue, &row, observation, UnixMillis(100_000)).problem
     }
 

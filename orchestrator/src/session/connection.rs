@@ -127,7 +127,7 @@ async fn serve(link: &Link, connection: &Connection, permit: OwnedSemaphorePermi
     drop(permit);
     let (host, instance) = (admitted.peer.host, admitted.hello.instance);
     debug!(%host, %instance, standing = ?admitted.standing, version = admitted.hello.agent_version, "an agent connected");
-    link.fleet.connected(host, instance);
+    link.fleet.connected(host, instance, &admitted.peer.serial);
     let session =
         Session { link: link.clone(), connection: connection.clone(), admitted: Arc::new(admitted) };
     let control = session.clone();

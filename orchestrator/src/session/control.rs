@@ -1,8 +1,6 @@
 //! The control stream: Welcome, then renewals and ledgers from the agent, news of the fleet to it. Watches whether the host
 //! may still be connected, and ends the session at once when it may not.
 
-use std::sync::Arc;
-
 use chom_protocol::host::HostSpec;
 use chom_protocol::link::codec::FRAME_BYTES_MAX;
 use chom_protocol::link::{Close, SpecAssembly, Standing, ToAgent, ToOrchestrator};
@@ -25,8 +23,9 @@ pub(super) async fn run(
     let mut standing = session.admitted.standing;
     // Subscribed before it is judged anew below, so that no change is missed in between.
     let mut changes = fleet.host_changes(host);
-    // Only the CAs can change while we run; the handle costs less than a copy of them for each agent.
-    let mut told = fleet.authorities();
+    // Of the fleet only the CAs can change while we run.
+    let mut authorities = fleet.authority_changes();
+    authorities.mark_unchanged();
     send(&mut out, &ToAgent::Welcome { standing, fleet: fleet.fleet_info() }).await?;
     let mut upload: Option<Upload> = None;
     if standing == Standing::Hold {
@@ -41,11 +40,12 @@ pub(super) async fn run(
                     return Ok(()); // the fleet is gone: everything stops
                 }
                 standing = judge(session, standing)?;
-                let newest = fleet.authorities();
-                if !Arc::ptr_eq(&newest, &told) {
-                    told = newest;
-                    send(&mut out, &ToAgent::FleetInfo(fleet.fleet_info())).await?;
+            }
+            changed = authorities.changed() => { // cancel-safe
+                if changed.is_err() {
+                    return Ok(());
                 }
+                send(&mut out, &ToAgent::FleetInfo(fleet.fleet_info())).await?;
             }
             message = reader.next() => match message? { // cancel-safe
                 None => return Err(Ended::Close { close: Close::Done, reason: "the agent ended its control stream".to_owned() }),
@@ -57,6 +57,12 @@ pub(super) async fn run(
                         Err(error) => problem(&error),
                     };
                     send(&mut out, &answer).await?;
+                }
+                Some(ToOrchestrator::FleetKept { ca_bundle }) => {
+                    fleet.kept_bundle(host, ca_bundle);
+                    if let Some(within_seconds) = fleet.renewal_wanted(host, &session.admitted.peer.serial) {
+                        send(&mut out, &ToAgent::RenewWanted { within_seconds }).await?;
+                    }
                 }
                 Some(message) => {
                     if let Some(ledger) = assemble(&mut upload, message, standing)? {

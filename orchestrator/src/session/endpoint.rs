@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chom_certs::renew::two_thirds;
+use chom_protocol::UnixMillis;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::warn;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 use super::{LinkError, LinkOptions};
 use crate::clock;
@@ -27,12 +31,18 @@ const CRYPTO_BUFFER_BYTES: usize = 16 * 1024;
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Connections that wait to be taken; beyond it they are refused and come again.
 const INCOMING_MAX: usize = 4096;
+/// How often it is looked whether the certificate is to be renewed: its last third is months.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
 /// Between two resets: after a restart 2,000 agents hear of it within seconds, and two endpoints that answer each other's
 /// resets stay harmless.
 const RESET_INTERVAL: Duration = Duration::from_millis(1);
 
-pub(super) fn open(options: &LinkOptions, authorities: &Authorities) -> Result<Endpoint, LinkError> {
-    let server = server_config(options, authorities)?;
+/// Opens the socket. Gives the endpoint, and when its certificate is to be renewed.
+pub(super) fn open(
+    options: &LinkOptions,
+    authorities: &Authorities,
+) -> Result<(Endpoint, UnixMillis), LinkError> {
+    let (server, renew_at) = server_config(options, authorities)?;
     let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &options.reset_key);
     let id_key = connection_id_key(&reset_key);
     let bind = || {
@@ -44,7 +54,45 @@ pub(super) fn open(options: &LinkOptions, authorities: &Authorities) -> Result<E
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
         Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
     };
-    bind().map_err(|source| LinkError::Bind { address: options.listen, source })
+    let endpoint = bind().map_err(|source| LinkError::Bind { address: options.listen, source })?;
+    Ok((endpoint, renew_at))
+}
+
+/// Makes the TLS configuration anew when the fleet's CAs change and before the certificate ends, until stopped. Connections
+/// that are open stay as they are.
+pub(super) async fn keep_tls(
+    endpoint: Endpoint,
+    options: LinkOptions,
+    mut authorities: watch::Receiver<Arc<Authorities>>,
+    mut renew_at: UnixMillis,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => false,
+            changed = authorities.changed() => match changed { // cancel-safe
+                Ok(()) => true,
+                Err(_) => return, // the fleet is gone: everything stops
+            },
+        };
+        if !changed && clock::now() < renew_at {
+            continue;
+        }
+        let newest = Arc::clone(&authorities.borrow_and_update());
+        match server_config(&options, &newest) {
+            Ok((config, at)) => {
+                endpoint.set_server_config(Some(config));
+                renew_at = at;
+                info!("the link has a new certificate");
+            }
+            Err(error) => {
+                let error = crate::chain(&error);
+                error!(error, "the link's certificate cannot be made anew; the earlier one stays in use");
+            }
+        }
+    }
 }
 
 /// Follows from the reset key: the same after every restart.
@@ -54,16 +102,21 @@ fn connection_id_key(reset_key: &ring::hmac::Key) -> u64 {
     first.fold(0, |key, byte| key << 8 | u64::from(*byte))
 }
 
-fn server_config(options: &LinkOptions, authorities: &Authorities) -> Result<ServerConfig, LinkError> {
-    let signing = authorities.signing();
+/// The configuration with a certificate just made, and when that is to be renewed.
+fn server_config(
+    options: &LinkOptions,
+    authorities: &Authorities,
+) -> Result<(ServerConfig, UnixMillis), LinkError> {
+    let serving = authorities.serving();
     let certificate =
-        signing.sign_server(&options.server_names, clock::now()).map_err(LinkError::Certificate)?;
+        serving.sign_server(&options.server_names, clock::now()).map_err(LinkError::Certificate)?;
     let tls = chom_certs::server_config(&certificate, authorities.bundle()).map_err(LinkError::Tls)?;
     let quic = QuicServerConfig::try_from(Arc::new(tls)).map_err(LinkError::Quic)?;
     let mut config = ServerConfig::with_crypto(Arc::new(quic));
     config.transport_config(Arc::new(transport(options)));
     config.max_incoming(INCOMING_MAX);
-    Ok(config)
+    let (from, to) = certificate.validity().map_err(LinkError::Validity)?;
+    Ok((config, two_thirds(from, to)))
 }
 
 fn transport(options: &LinkOptions) -> TransportConfig {

@@ -49,6 +49,7 @@ pub(super) async fn run(session: &Session, out: SendStream, request: ToOrchestra
         | ToOrchestrator::Pull { .. }
         | ToOrchestrator::Accepted { .. }
         | ToOrchestrator::Refused { .. }
+        | ToOrchestrator::FleetKept { .. }
         | ToOrchestrator::Enrol { .. } => {
             Err(Ended::protocol("a stream began with a message that begins none"))
         }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
+use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 
 use super::key::Key;
@@ -114,6 +114,7 @@ pub enum SealError {
 /// The key that all secrets of a store are sealed under. Never printed, never stored.
 pub struct MasterKey {
     sealing: LessSafeKey,
+    deriving: hmac::Key,
     fingerprint: String,
 }
 
@@ -175,13 +176,24 @@ impl MasterKey {
         context.update(b"chom master key fingerprint\0");
         context.update(bytes);
         let fingerprint = HEXLOWER.encode(&context.finish().as_ref()[..FINGERPRINT_BYTES]);
-        Some(Self { sealing, fingerprint })
+        let deriving = hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        Some(Self { sealing, deriving, fingerprint })
     }
 
     /// Tells keys apart in messages; says nothing about the key.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// A key for another purpose, which says nothing about this one or those of other purposes: the same after every
+    /// restart and restore, and nothing more to keep.
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        let tag = hmac::sign(&self.deriving, purpose.as_bytes());
+        let mut out = [0; 32];
+        out.copy_from_slice(tag.as_ref());
+        out
     }
 
     /// Seals a secret for one row.
@@ -273,6 +285,13 @@ mod tests {
         assert!(error.to_string().contains("offline copy"), "{error}");
         let again = key(1).seal(&row("smtp"), b"hunter2").unwrap();
         assert_ne!(sealed, again, "every nonce is new");
+    }
+
+    #[test]
+    fn a_derived_key_is_the_same_again_and_another_for_each_purpose_and_master_key() {
+        assert_eq!(key(1).derive("a"), key(1).derive("a"));
+        assert_ne!(key(1).derive("a"), key(1).derive("b"));
+        assert_ne!(key(1).derive("a"), key(2).derive("a"));
     }
 
     #[test]

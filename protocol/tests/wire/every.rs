@@ -301,6 +301,7 @@ pub(crate) fn every_to_orchestrator() -> Vec<(&'static str, ToOrchestrator)> {
                 hostname: "host-1".to_owned(),
             },
         ),
+        ("fleet-kept", ToOrchestrator::FleetKept { ca_bundle: Sha256([0xca; 32]) }),
     ]
 }
 
@@ -322,6 +323,7 @@ pub(crate) fn every_to_agent() -> Vec<(&'static str, ToAgent)> {
         ("blob", ToAgent::Blob { size: Bytes(411_238_912) }),
         ("enrolled", ToAgent::Enrolled { host: host_id(), certificate: vec![0x30, 0x82, 4], fleet: fleet() }),
         ("problem", ToAgent::Problem { problem: "the token was used before: ask for a new one".to_owned() }),
+        ("renew-wanted", ToAgent::RenewWanted { within_seconds: 300 }),
     ]
 }
 

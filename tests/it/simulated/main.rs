@@ -5,6 +5,7 @@
 mod agent_killed;
 mod alerts;
 mod bad_input;
+mod certificates;
 mod forgotten;
 mod hostile;
 mod identity;

@@ -13,6 +13,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         DELETE /api/vps-servers/{vps}
         GET /api/alertmanager/smtp/config
         GET /api/alerts
+        GET /api/authorities
         GET /api/events
         GET /api/hosts
         GET /api/hosts/{host}
@@ -31,6 +32,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /readyz
         POST /api/alertmanager/smtp/configure
         POST /api/alertmanager/smtp/test
+        POST /api/authorities
+        POST /api/authorities/{number}/retire
         POST /api/hosts
         POST /api/hosts/{host}/allow-destroys
         POST /api/hosts/{host}/cordon

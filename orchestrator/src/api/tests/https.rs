@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::api::serve;
+use crate::api::{InUse, serve};
 use crate::supervise::Supervisor;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -17,6 +18,7 @@ struct Served {
     api: Api,
     tasks: Supervisor,
     address: std::net::SocketAddr,
+    certificate: watch::Sender<Arc<InUse>>,
     connector: TlsConnector,
 }
 
@@ -36,8 +38,9 @@ async fn served() -> Served {
     let address = listener.local_addr().unwrap();
     let tasks = Supervisor::new();
     let (router, inner) = (api.router.clone(), tasks.clone());
-    tasks.service("api", async move { serve(router, listener, &certificate, &inner).await.unwrap() });
-    Served { api, tasks, address, connector: TlsConnector::from(Arc::new(config)) }
+    let (certificate, in_use) = watch::channel(Arc::new(InUse::new(&certificate).unwrap()));
+    tasks.service("api", async move { serve(router, listener, in_use, &inner).await.unwrap() });
+    Served { api, tasks, address, certificate, connector: TlsConnector::from(Arc::new(config)) }
 }
 
 impl Served {
@@ -119,5 +122,20 @@ async fn a_body_that_is_too_large_is_answered_though_the_client_sends_all_of_it_
     stream.write_all(&vec![b' '; length]).await.unwrap();
     let answer = read_to_end(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    served.tasks.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_to_new_connections_and_open_ones_go_on() {
+    let served = served().await;
+    let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+    let mut open = served.connect().await;
+    let authorities = served.api.world.fleet.authorities();
+    let next = authorities.signing().sign_server(&["localhost".to_owned()], clock::now()).unwrap();
+    served.certificate.send_replace(Arc::new(InUse::new(&next).unwrap()));
+    assert_ne!(shown(&served.connect().await), shown(&open));
+    let request = served.request("/api/sizes", "Connection: close\r\n");
+    open.write_all(request.as_bytes()).await.unwrap();
+    assert!(read_to_end(&mut open).await.starts_with("HTTP/1.1 200"));
     served.tasks.shutdown(PATIENCE).await.unwrap();
 }

@@ -114,6 +114,7 @@ async fn sign(world: &World, host: &mut Host, key: HostKey, at: UnixMillis) {
     let change = move |decision: &mut crate::fleet::Decision| {
         let row = decision.state.get::<HostRow>(&id).unwrap().clone();
         let certificate = HostCertificate {
+            authority: 1,
             serial: signed.serial,
             key: signed.key_fingerprint,
             not_after: signed.not_after,

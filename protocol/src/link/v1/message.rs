@@ -45,6 +45,7 @@ pub(super) enum ToOrchestrator {
     Samples(List<Sample, SAMPLES_MAX>),
     Fetch { sha256: [u8; 32], offset: u64 },
     Enrol { token: String, csr: Der, hostname: String },
+    FleetKept { ca_bundle: [u8; 32] },
 }
 
 impl ToOrchestrator {
@@ -71,6 +72,7 @@ impl ToOrchestrator {
                 csr: csr.iter().copied().collect(),
                 hostname: line(hostname, TEXT_BYTES_MAX),
             },
+            Domain::FleetKept { ca_bundle } => Self::FleetKept { ca_bundle: ca_bundle.0 },
         }
     }
 }
@@ -100,6 +102,7 @@ impl TryFrom<ToOrchestrator> for link::ToOrchestrator {
                 csr: der("Enrol: csr", csr)?,
                 hostname: line(&hostname, TEXT_BYTES_MAX),
             },
+            Wire::FleetKept { ca_bundle } => Self::FleetKept { ca_bundle: Sha256(ca_bundle) },
         })
     }
 }
@@ -117,6 +120,7 @@ pub(super) enum ToAgent {
     Blob { size: u64 },
     Enrolled { host: Id, certificate: Der, fleet: FleetInfo },
     Problem { problem: String },
+    RenewWanted { within_seconds: u32 },
 }
 
 impl From<&link::ToAgent> for ToAgent {
@@ -142,6 +146,7 @@ impl From<&link::ToAgent> for ToAgent {
                 fleet: fleet.into(),
             },
             Domain::Problem { problem } => Self::Problem { problem: line(problem, TEXT_BYTES_MAX) },
+            Domain::RenewWanted { within_seconds } => Self::RenewWanted { within_seconds: *within_seconds },
         }
     }
 }
@@ -171,6 +176,7 @@ impl TryFrom<ToAgent> for link::ToAgent {
                 fleet: fleet.try_into().within("Enrolled")?,
             },
             Wire::Problem { problem } => Self::Problem { problem: line(&problem, TEXT_BYTES_MAX) },
+            Wire::RenewWanted { within_seconds } => Self::RenewWanted { within_seconds },
         })
     }
 }
