@@ -14,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Driver;
 use crate::driver::engines::Engines;
+use crate::durable::SealedError;
 use crate::health::{Heartbeat, Troubles};
 use crate::image::ImageCache;
 use crate::ledger::{Desired, Ledger, LedgerError};
 use crate::link::{self, Contact, Link};
 use crate::measure::{self, Measuring, Probe};
+use crate::network::Network;
 use crate::reconcile::{self, Reconciler};
 use crate::shelf::Shelves;
 use crate::spool::SpoolError;
@@ -62,6 +64,9 @@ pub enum StartError {
     /// Its spools.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// What it knows of the guests' cards.
+    #[error(transparent)]
+    Network(#[from] SealedError),
     /// Two agents on one folder would undo each other's work.
     #[error("another agent is at work in `{}`; stop it first", folder.display())]
     Running {
@@ -106,6 +111,7 @@ impl Agent {
         let shelves = Shelves::open(&folder.join("spool"))?;
         let addresses = Ledger::orchestrators(&folder)?;
         let engines: Engines<D> = drivers.into_iter().collect();
+        let network = Network::open(&folder)?;
         let (tasks, heartbeat, troubles) = (Supervisor::new(), Heartbeat::default(), Troubles::default());
         if engines.is_empty() {
             troubles.set("engines", NO_ENGINE.to_owned());
@@ -138,6 +144,7 @@ impl Agent {
             engines: engines.clone(),
             ledger: Arc::clone(&ledger),
             memory,
+            network,
             shelves: Arc::clone(&shelves),
             images: ImageCache::new(settings.image_directory),
             contact: agent.contact.clone(),

@@ -5,7 +5,7 @@
 
 pub mod acceleration;
 pub mod any;
-mod command;
+pub(crate) mod command;
 mod disk;
 pub mod engines;
 pub mod fake;

@@ -15,6 +15,7 @@ pub mod image;
 pub mod ledger;
 pub mod link;
 pub mod measure;
+mod network;
 pub mod probe;
 pub mod reconcile;
 pub mod run;

@@ -6,7 +6,7 @@ mod looks;
 pub mod memory;
 pub mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -29,10 +29,11 @@ use crate::health::{Heartbeat, Troubles};
 use crate::image::{ImageCache, ImageError, Wanted};
 use crate::ledger::{Desired, Ledger};
 use crate::link::{Blobs, Contact};
+use crate::network::Network;
 use crate::shelf::Shelves;
 use execute::{Done, Finished};
 use looks::LookingGlass;
-use memory::Memory;
+use memory::{Memory, Mode};
 use plan::{Action, Answer, BlobState, Failure, Input, Looks, Plan, Terms, Work};
 
 /// Work of one engine at once: more would only make a host's disk seek. Of each by itself: one that hangs holds up no
@@ -58,6 +59,7 @@ pub(crate) struct Parts<D> {
     pub(crate) engines: Engines<D>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) memory: Memory,
+    pub(crate) network: Network,
     pub(crate) shelves: Arc<Shelves>,
     pub(crate) images: ImageCache,
     pub(crate) contact: watch::Receiver<Contact>,
@@ -126,7 +128,7 @@ impl<D: Driver> Reconciler<D> {
                     }
                     () = self.glass.answered() => break,
                     () = sleep_until(next_at) => break,
-                    () = tokio::time::sleep(BEAT) => {}
+                    () = tokio::time::sleep(BEAT) => if self.parts.network.is_disturbed().await { break },
                 }
             }
         }
@@ -140,6 +142,7 @@ impl<D: Driver> Reconciler<D> {
         let desired = self.parts.ledger.desired();
         self.notice_changes(&desired);
         let looks = self.glass.look(&self.parts.heartbeat).await;
+        self.guard(&desired, &looks).await;
         let now = clock::now();
         let interval =
             desired.spec.as_ref().map_or(30, |spec| spec.settings.reconcile_interval_seconds.max(1));
@@ -173,6 +176,29 @@ impl<D: Driver> Reconciler<D> {
         let settle = may_have_moved.then_some(SETTLE);
         let retry = is_silent.then_some(Duration::from_secs(SILENT_LOOK_SECONDS));
         [wake, settle, retry].into_iter().flatten().fold(interval, Duration::min)
+    }
+
+    /// Before anything is planned: a guest is started only behind its rules.
+    async fn guard(&mut self, desired: &Desired, looks: &Looks) {
+        let spec = desired.spec.as_deref().filter(|_| desired.mode != Mode::ReportOnly);
+        let all_said = looks.values().all(|look| look.answer == Answer::Given);
+        let guests = looks.values().flat_map(|look| &look.guests).filter_map(|guest| guest.vps);
+        let guests: Option<BTreeSet<VpsId>> = all_said.then(|| guests.collect());
+        {
+            let mut keeping = std::pin::pin!(self.parts.network.keep(spec, guests.as_ref()));
+            loop {
+                self.parts.heartbeat.beat();
+                tokio::select! { // cancel-safe: the future stays
+                    () = &mut keeping => break,
+                    () = tokio::time::sleep(BEAT) => {}
+                }
+            }
+        }
+        self.work.network = self.parts.network.problem().map(str::to_owned);
+        match &self.work.network {
+            None => self.parts.troubles.clear("network"),
+            Some(problem) => self.parts.troubles.set("network", problem.clone()),
+        }
     }
 
     /// What changed for a VPS is tried at once, whatever failed before.
@@ -378,6 +404,9 @@ impl<D: Driver> Reconciler<D> {
             }
         }
         let generation = desired.generation();
+        for (id, status) in &mut plan.statuses {
+            status.traffic = self.parts.network.traffic(*id);
+        }
         let status = HostStatus {
             boot: self.parts.boot,
             observed_at: now,
@@ -392,13 +421,16 @@ impl<D: Driver> Reconciler<D> {
             problems: self.parts.troubles.all(),
         };
         self.parts.status.send_if_modified(|shown| {
-            // The time alone is no news; the next regular report brings it.
+            // Time and traffic alone are no news; the next regular report brings them.
             let is_news = shown.as_ref().is_none_or(|shown| {
-                let timeless = HostStatus {
+                let mut timeless = HostStatus {
                     observed_at: now,
                     inventory: status.inventory.clone(),
                     ..HostStatus::clone(shown)
                 };
+                for (id, vps) in &mut timeless.vps {
+                    vps.traffic = status.vps.get(id).and_then(|vps| vps.traffic);
+                }
                 timeless != status
             });
             *shown = Some(Arc::new(status));

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Failure;
 use crate::session::{Session, Shared};
-use crate::{alert, authority, catalogue, events, host, notification, operation, shell, smtp, vps};
+use crate::{alert, authority, catalogue, events, host, network, notification, operation, shell, smtp, vps};
 
 /// Runs a fleet of VPS hosts from the command line
 #[derive(Debug, Parser)]
@@ -56,6 +56,12 @@ enum Command {
     /// The fleet's CAs
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
+    /// What VPSs are plugged into, and its pools of addresses
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// Who holds which address
+    #[command(subcommand)]
+    Address(network::AddressCommand),
     /// The mail server that alerts leave through
     #[command(subcommand)]
     Smtp(smtp::SmtpCommand),
@@ -81,6 +87,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Size(command) => catalogue::sizes(&session, command),
         Command::Image(command) => catalogue::images(&session, command),
         Command::Authority(command) => authority::run(&session, command),
+        Command::Network(command) => network::run(&session, command),
+        Command::Address(command) => network::addresses(&session, command),
         Command::Smtp(command) => smtp::run(&session, command),
         Command::Events(arguments) => events::run(&session, &arguments),
         Command::Completion(arguments) => shell::completion(&arguments),

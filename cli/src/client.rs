@@ -180,12 +180,23 @@ impl Client {
         path: &str,
         limit: Option<u32>,
     ) -> Result<Vec<T>, Failure> {
+        self.list_where(path, &[], limit)
+    }
+
+    /// Reads those rows of a list that its filters let through.
+    pub(crate) fn list_where<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        filters: &[(&str, String)],
+        limit: Option<u32>,
+    ) -> Result<Vec<T>, Failure> {
         let wanted = limit.map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
         let rows = limit.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX).to_string();
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
             let mut query = vec![("limit", rows.as_str())];
+            query.extend(filters.iter().map(|(name, value)| (*name, value.as_str())));
             query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
             let page: Page<T> = self.retrying(|| self.get_page(path, &query))?;
             items.extend(page.items);

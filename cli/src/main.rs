@@ -11,6 +11,7 @@ mod context;
 mod error;
 mod events;
 mod host;
+mod network;
 mod notification;
 mod operation;
 mod output;

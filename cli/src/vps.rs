@@ -17,6 +17,7 @@ use crate::operation::{self, WaitOptions};
 use crate::session::{ListOptions, Reference, Session, read_text};
 use crate::shell::eprint_line;
 
+mod network;
 mod render;
 
 /// Where VPSs are in the API.
@@ -60,6 +61,8 @@ pub(crate) enum VpsCommand {
     Hold(Target),
     /// Reconciles a VPS again
     Unhold(Target),
+    #[command(flatten)]
+    Network(network::VpsNetworkCommand),
 }
 
 /// Which VPS, and whether to wait.
@@ -85,6 +88,9 @@ pub(crate) struct CreateOptions {
     /// From what (chomctl image list); the catalogue's default where absent
     #[arg(long)]
     image: Option<Name>,
+    /// On which network (chomctl network list); the region's default where absent
+    #[arg(long)]
+    network: Option<Name>,
     /// A public SSH key for the default user; may be given several times
     #[arg(long = "ssh-key", value_name = "KEY")]
     ssh_keys: Vec<String>,
@@ -127,8 +133,8 @@ impl CreateOptions {
             AfterShutdown::StayOff => GuestShutdown::StayOff,
             AfterShutdown::Restart => GuestShutdown::Restart,
         };
-        let (name, region, size, image) = (self.name, self.region, self.size, self.image);
-        let request = CreateVps { name, region, size, image, ssh_keys, user_data, guest_shutdown };
+        let Self { name, region, size, image, network, .. } = self;
+        let request = CreateVps { name, region, size, image, network, ssh_keys, user_data, guest_shutdown };
         Ok((request, self.wait))
     }
 }
@@ -169,6 +175,7 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
         VpsCommand::Purge { target, confirmation } => purge(session, target, confirmation),
         VpsCommand::Hold(target) => hold(session, target, true),
         VpsCommand::Unhold(target) => hold(session, target, false),
+        VpsCommand::Network(command) => network::run(session, command),
     }
 }
 

@@ -27,6 +27,7 @@ mod document;
 mod envelope;
 mod events;
 mod hosts;
+mod networks;
 mod operations;
 mod page;
 mod problem;
@@ -34,6 +35,7 @@ mod request;
 mod server;
 mod smtp;
 mod system;
+mod vps_network;
 mod vps_servers;
 
 #[cfg(test)]
@@ -101,7 +103,7 @@ pub fn document() -> OpenApi {
 
 fn routes() -> OpenApiRouter<App> {
     let router = OpenApiRouter::with_openapi(document::preamble());
-    with_system(with_vps(with_hosts(with_catalogue(with_alerts(router)))))
+    with_system(with_networks(with_vps(with_hosts(with_catalogue(with_alerts(router))))))
 }
 
 fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
@@ -141,6 +143,17 @@ fn with_vps(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(vps_servers::undelete))
         .routes(routes!(vps_servers::purge))
         .routes(routes!(vps_servers::hold))
+        .routes(routes!(vps_network::show, vps_network::change))
+        .routes(routes!(vps_network::change_addresses))
+}
+
+fn with_networks(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::show, networks::delete))
+        .routes(routes!(networks::put_pool))
+        .routes(routes!(networks::remove_pool))
+        .routes(routes!(networks::addresses))
 }
 
 fn with_system(router: OpenApiRouter<App>) -> OpenApiRouter<App> {

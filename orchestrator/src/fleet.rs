@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use crate::store::seal::{MasterKey, SealError};
 use crate::store::{Revision, Store};
 
-mod address;
 pub mod authority;
 pub mod catalogue;
 mod decider;
@@ -23,6 +22,7 @@ pub mod events;
 pub mod hosts;
 mod keeper;
 pub mod ledger;
+pub mod network;
 pub mod observed;
 mod operations;
 mod report;

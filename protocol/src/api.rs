@@ -6,6 +6,7 @@ pub mod authorities;
 pub mod catalogue;
 pub mod events;
 pub mod hosts;
+pub mod networks;
 pub mod operations;
 pub mod smtp;
 pub mod vps_servers;

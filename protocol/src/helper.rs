@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::Acceleration;
 use crate::id::VpsId;
 use crate::link::codec::{EncodeError, to_bytes};
+use crate::network::Attachment;
 use crate::sample::Point;
 use crate::units::Bytes;
 use crate::vps::{Sha256, VpsState};
@@ -125,6 +126,8 @@ pub struct GuestDefinition {
     pub console_log: PathBuf,
     /// Hardware address of its network card.
     pub mac: [u8; 6],
+    /// Where the card is plugged in; the host's end is called [`crate::network::port_name`].
+    pub attachment: Attachment,
 }
 
 impl GuestDefinition {

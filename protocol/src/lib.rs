@@ -6,6 +6,7 @@ pub mod host;
 pub mod id;
 pub mod job;
 pub mod link;
+pub mod network;
 pub mod sample;
 pub mod units;
 pub mod vps;

@@ -1,11 +1,13 @@
 //! A VPS as the orchestrator wants it on a host, and as the agent last saw it there.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Name, VpsId};
+use crate::network::{Attachment, Firewall, Rate, Traffic};
 use crate::units::{Bytes, UnixMillis};
 
 /// What runs a guest.
@@ -171,12 +173,43 @@ pub enum GuestShutdown {
 pub struct NetworkInterface {
     /// Hardware address, six bytes, locally administered.
     pub mac: [u8; 6],
+    /// Where it is plugged in.
+    pub attachment: Attachment,
     /// Addresses with the length of their prefix.
     pub addresses: Vec<AddressPrefix>,
-    /// Where packets for elsewhere go.
-    pub gateway: Option<IpAddr>,
+    /// Prefixes that the network routes to it: it may send from them.
+    pub routed: Vec<IpNet>,
+    /// Where IPv4 packets for elsewhere go.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// Where IPv6 packets for elsewhere go.
+    pub gateway_v6: Option<Ipv6Addr>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
+    /// Whether it may send only from its own addresses.
+    pub spoof_guard: bool,
+    /// What it may send and receive.
+    pub firewall: Firewall,
+    /// How fast.
+    pub rate: Rate,
+}
+
+impl NetworkInterface {
+    /// A card behind NAT that has no address yet; guarded, open, as fast as it can.
+    #[must_use]
+    pub fn bare(mac: [u8; 6]) -> Self {
+        Self {
+            mac,
+            attachment: Attachment::Nat,
+            addresses: Vec::new(),
+            routed: Vec::new(),
+            gateway_v4: None,
+            gateway_v6: None,
+            dns: Vec::new(),
+            spoof_guard: true,
+            firewall: Firewall::default(),
+            rate: Rate::default(),
+        }
+    }
 }
 
 /// An address and the length of its network's prefix.
@@ -237,7 +270,7 @@ impl VpsSpec {
     /// About how much memory it takes; its SSH keys are most of it.
     pub(crate) fn memory_bytes(&self) -> usize {
         let keys = self.ssh_keys.iter().map(|key| size_of::<String>() + key.len());
-        size_of::<Self>() + keys.sum::<usize>()
+        size_of::<Self>() + keys.sum::<usize>() + size_of_val(self.interface.firewall.rules.as_slice())
     }
 }
 
@@ -290,6 +323,8 @@ pub struct VpsStatus {
     pub problem: Option<String>,
     /// How far the current work on it is, such as `image 40 %`.
     pub progress: Option<String>,
+    /// What went over its card; none: not counted yet.
+    pub traffic: Option<Traffic>,
 }
 
 /// A guest on the host that CHOM did not make: reported, never touched.

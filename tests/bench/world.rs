@@ -178,6 +178,7 @@ pub(crate) fn request(vps: &str) -> CreateVps {
         region: name(REGION),
         size: name("small"),
         image: None,
+        network: None,
         ssh_keys: vec![],
         user_data: None,
         guest_shutdown: Default::default(),
@@ -253,6 +254,7 @@ async fn converge(fleet: &Fleet, host: HostId) {
         since: UnixMillis(0),
         problem: None,
         progress: None,
+        traffic: None,
     };
     status.vps = spec.vps.values().map(|vps| (vps.id, seen(vps.start_count))).collect();
     for _ in 0..=spec.vps.len() / REPORT_VPS_MAX {

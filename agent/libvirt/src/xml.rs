@@ -5,6 +5,7 @@ use std::path::Path;
 
 use chom_protocol::helper::GuestDefinition;
 use chom_protocol::host::Acceleration;
+use chom_protocol::network::{Attachment, port_name};
 use chom_protocol::vps::Sha256;
 
 /// XML namespace of CHOM's mark in a domain's metadata: a domain without it is foreign.
@@ -40,7 +41,6 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
     let seed = path(&guest.seed)?;
     let console = path(&guest.console_log)?;
     let name = GuestDefinition::guest_name(guest.vps);
-    let mac = guest.mac.map(|byte| format!("{byte:02x}")).join(":");
     let (kind, cpu, clock) = match guest.acceleration {
         Acceleration::Kvm => (
             "kvm",
@@ -85,11 +85,7 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
       <target dev='vdb' bus='virtio'/>
       <readonly/>
     </disk>
-    <interface type='network'>
-      <mac address='{mac}'/>
-      <source network='{NETWORK}'/>
-      <model type='virtio'/>
-    </interface>
+{card}
     <serial type='pty'>
       <log file='{console}' append='on'/>
       <target port='0'/>
@@ -110,6 +106,7 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
   </devices>
 </domain>
 ",
+        card = card(guest),
         uuid = guest.vps,
         placement = mark.placement,
         definition = mark.definition,
@@ -117,6 +114,25 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
         cores = guest.cores,
     );
     Ok(xml)
+}
+
+/// The network card. The host's end has a name of its own, so that the agent's rules for it stand before the guest starts.
+fn card(guest: &GuestDefinition) -> String {
+    let mac = guest.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let port = port_name(guest.vps);
+    // Names of bridges are letters, digits and `-_.`: nothing in them is escaped.
+    let (kind, source) = match &guest.attachment {
+        Attachment::Nat => ("network", format!("<source network='{NETWORK}'/>")),
+        Attachment::Bridge { name, vlan: None } => ("bridge", format!("<source bridge='{name}'/>")),
+        Attachment::Bridge { name, vlan: Some(tag) } => (
+            "bridge",
+            format!("<source bridge='{name}'/>\n      <vlan>\n        <tag id='{tag}'/>\n      </vlan>"),
+        ),
+    };
+    format!(
+        "    <interface type='{kind}'>\n      <mac address='{mac}'/>\n      {source}\n      <target dev='{port}'/>\n      \
+         <model type='virtio'/>\n    </interface>"
+    )
 }
 
 /// The mark in a domain's metadata element, as `virDomainGetMetadata` gives it; none if it is not one of ours.
@@ -191,6 +207,7 @@ mod tests {
             seed: folder.join("seed.iso"),
             console_log: folder.join("console.log"),
             mac: [0x52, 0x54, 0, 0xab, 1, 0xff],
+            attachment: Attachment::Nat,
         }
     }
 
@@ -236,6 +253,7 @@ mod tests {
                 <interface type='network'>
                   <mac address='52:54:00:ab:01:ff'/>
                   <source network='chom'/>
+                  <target dev='ch-1f2a3b4c5d6e'/>
                   <model type='virtio'/>
                 </interface>
                 <serial type='pty'>
@@ -258,6 +276,34 @@ mod tests {
               </devices>
             </domain>
         "#]].assert_eq(&render(&guest()));
+    }
+
+    #[test]
+    fn a_card_on_a_bridge_is_in_its_vlan() {
+        let bridge = |vlan: Option<u16>| Attachment::Bridge {
+            name: "br-lan".parse().unwrap(),
+            vlan: vlan.map(|tag| tag.try_into().unwrap()),
+        };
+        let cards = [bridge(None), bridge(Some(100))]
+            .map(|attachment| card(&GuestDefinition { attachment, ..guest() }));
+        expect![[r#"
+            <interface type='bridge'>
+              <mac address='52:54:00:ab:01:ff'/>
+              <source bridge='br-lan'/>
+              <target dev='ch-1f2a3b4c5d6e'/>
+              <model type='virtio'/>
+            </interface>
+            <interface type='bridge'>
+              <mac address='52:54:00:ab:01:ff'/>
+              <source bridge='br-lan'/>
+              <vlan>
+                <tag id='100'/>
+              </vlan>
+              <target dev='ch-1f2a3b4c5d6e'/>
+              <model type='virtio'/>
+            </interface>
+        "#]]
+        .assert_eq(&(cards.join("\n").replace("    <", "<").replace("\n  ", "\n") + "\n"));
     }
 
     #[test]

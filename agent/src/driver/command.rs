@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-/// Kept of each of a program's two outputs; the rest is read and thrown away, so that it never blocks.
-const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
+/// Kept of each of a program's two outputs; the rest is read and thrown away, so that it never blocks. The rules of a
+/// thousand guests' cards are 3 MB of text.
+const OUTPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Shown of a failed program's standard error.
 const MESSAGE_CHARACTERS_MAX: usize = 400;
 
@@ -207,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn endless_output_is_bounded_and_does_not_block_the_program() {
-        let output = SHELL.run(&script("head -c 1000000 /dev/zero; echo done >&2")).await.unwrap();
+        let output = SHELL.run(&script("head -c 10000000 /dev/zero; echo done >&2")).await.unwrap();
         assert_eq!(output.stdout.len() as u64, OUTPUT_BYTES_MAX);
         assert_eq!(output.stderr, b"done\n");
     }

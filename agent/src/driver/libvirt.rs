@@ -51,6 +51,7 @@ impl LibvirtDriver {
             seed: files.seed,
             console_log: files.console_log,
             mac: spec.interface.mac,
+            attachment: spec.interface.attachment.clone(),
         }
     }
 

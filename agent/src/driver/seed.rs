@@ -3,8 +3,10 @@
 //! Everything that came from outside goes through `quoted`, so no key or name can become YAML of its own.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
-use chom_protocol::vps::{NetworkInterface, Sha256, VpsSpec};
+use chom_protocol::vps::{AddressPrefix, NetworkInterface, Sha256, VpsSpec};
+use ipnet::IpNet;
 
 /// The documents of a seed, but for the user data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,14 +78,20 @@ fn network_config(interface: &NetworkInterface) -> String {
             interface.addresses.iter().map(|a| format!("{}/{}", a.address, a.prefix)).collect();
         list(&mut yaml, "    ", "addresses", addresses.iter().map(String::as_str));
     }
-    if let Some(gateway) = interface.gateway {
-        let everywhere = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-        let _ = write!(
-            yaml,
-            "    routes:\n      - to: {}\n        via: {}\n",
-            quoted(everywhere),
-            quoted(&gateway.to_string())
-        );
+    let gateways = [
+        interface.gateway_v4.map(|gateway| ("0.0.0.0/0", IpAddr::V4(gateway))),
+        interface.gateway_v6.map(|gateway| ("::/0", IpAddr::V6(gateway))),
+    ];
+    for (place, (everywhere, gateway)) in gateways.into_iter().flatten().enumerate() {
+        if place == 0 {
+            yaml.push_str("    routes:\n");
+        }
+        let (everywhere, via) = (quoted(everywhere), quoted(&gateway.to_string()));
+        let _ = write!(yaml, "      - to: {everywhere}\n        via: {via}\n");
+        if !is_on_link(interface, gateway) {
+            // Outside all its prefixes (each VPS has a /64 of its own, or a single address): reached over the wire all the same.
+            yaml.push_str("        on-link: true\n");
+        }
     }
     if !interface.dns.is_empty() {
         yaml.push_str("    nameservers:\n");
@@ -91,6 +99,15 @@ fn network_config(interface: &NetworkInterface) -> String {
         list(&mut yaml, "      ", "addresses", servers.iter().map(String::as_str));
     }
     yaml
+}
+
+/// Whether a guest knows by its own addresses that the gateway is on its wire.
+fn is_on_link(interface: &NetworkInterface, gateway: IpAddr) -> bool {
+    let is_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let within = |own: &AddressPrefix| {
+        IpNet::new(own.address, own.prefix).is_ok_and(|network| network.contains(&gateway))
+    };
+    is_local || interface.addresses.iter().any(within)
 }
 
 /// A list of texts under a key; nothing at all if it is empty.
@@ -162,13 +179,14 @@ pub(super) mod tests {
                 format: ImageFormat::Qcow2,
             },
             interface: NetworkInterface {
-                mac: [0x52, 0x54, 0, 0xab, 1, 0xff],
                 addresses: vec![
                     AddressPrefix { address: "10.155.0.7".parse().unwrap(), prefix: 20 },
                     AddressPrefix { address: "2001:db8::7".parse().unwrap(), prefix: 64 },
                 ],
-                gateway: Some("10.155.0.1".parse().unwrap()),
+                gateway_v4: Some("10.155.0.1".parse().unwrap()),
+                gateway_v6: Some("fe80::1".parse().unwrap()),
                 dns: vec!["10.155.0.1".parse().unwrap(), "2001:db8::53".parse().unwrap()],
+                ..NetworkInterface::bare([0x52, 0x54, 0, 0xab, 1, 0xff])
             },
             ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org".to_owned()],
             user_data: None,
@@ -197,6 +215,8 @@ pub(super) mod tests {
                 routes:
                   - to: "0.0.0.0/0"
                     via: "10.155.0.1"
+                  - to: "::/0"
+                    via: "fe80::1"
                 nameservers:
                   addresses:
                     - "10.155.0.1"
@@ -212,7 +232,7 @@ pub(super) mod tests {
     #[test]
     fn a_guest_without_addresses_asks_dhcp_and_one_without_keys_has_no_list() {
         let mut bare = spec();
-        bare.interface = NetworkInterface { addresses: vec![], gateway: None, dns: vec![], ..bare.interface };
+        bare.interface = NetworkInterface::bare(bare.interface.mac);
         bare.ssh_keys.clear();
         let seed = Seed::of(&bare);
         let all = format!("{}---\n{}---\n{}", seed.meta_data, seed.network_config, seed.default_user_data);
@@ -231,6 +251,21 @@ pub(super) mod tests {
             #cloud-config
         "#]]
         .assert_eq(&all);
+    }
+
+    #[test]
+    fn a_gateway_outside_the_guests_own_prefix_is_reached_over_the_wire() {
+        let address = |text: &str, prefix| AddressPrefix { address: text.parse().unwrap(), prefix };
+        let on_link = |gateway: &str| {
+            let interface = NetworkInterface {
+                addresses: vec![address("192.0.2.7", 32), address("2001:db8:0:7::1", 64)],
+                gateway_v4: Some("192.0.2.1".parse().unwrap()),
+                gateway_v6: Some(gateway.parse().unwrap()),
+                ..NetworkInterface::bare([2; 6])
+            };
+            network_config(&interface).matches("on-link: true").count()
+        };
+        assert_eq!([on_link("2001:db8::1"), on_link("2001:db8:0:7::ff"), on_link("fe80::1")], [2, 1, 1]);
     }
 
     #[test]
@@ -266,7 +301,7 @@ pub(super) mod tests {
         assert_eq!(same, name(|spec| spec.cores = 7));
         for changed in [
             name(|spec| spec.ssh_keys.clear()),
-            name(|spec| spec.interface.gateway = None),
+            name(|spec| spec.interface.gateway_v6 = None),
             name(|spec| spec.user_data = Some(BlobReference { sha256: Sha256::of(b"x"), size: Bytes(1) })),
         ] {
             assert_ne!(same, changed);

@@ -152,6 +152,8 @@ pub struct Work {
     pub blobs: BTreeMap<Sha256, BlobState>,
     /// What the engine would show as the definition of each desired VPS.
     pub definitions: BTreeMap<VpsId, Sha256>,
+    /// Why the guests' cards are not guarded as they should be.
+    pub network: Option<String>,
 }
 
 impl Work {
@@ -323,6 +325,7 @@ fn status_of(input: &Input<'_>, id: VpsId, guest: Option<&ObservedGuest>, state:
         since: since(input.memory, id, state, input.terms.now),
         problem: None,
         progress: None,
+        traffic: None,
     }
 }
 

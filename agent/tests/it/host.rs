@@ -128,12 +128,7 @@ pub fn vps(number: u128) -> VpsSpec {
             size: Bytes(IMAGE.len() as u64),
             format: ImageFormat::Raw,
         },
-        interface: NetworkInterface {
-            mac: [2, 0, 0, 0, 0, 1],
-            addresses: vec![],
-            gateway: None,
-            dns: vec![],
-        },
+        interface: NetworkInterface::bare([2, 0, 0, 0, 0, 1]),
         ssh_keys: vec![],
         user_data: None,
     }

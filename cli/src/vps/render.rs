@@ -145,6 +145,7 @@ pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String 
         format!("{} ({} vCPU, {} memory, {} disk)", vps.size, vps.cores, vps.memory_bytes, vps.disk_bytes),
     );
     details.line("Image", &vps.image);
+    details.line("Network", &vps.network);
     details.line("Addresses", joined(&vps.addresses));
     details.line("Guest shutdown", word(&vps.guest_shutdown));
     details.line("On hold", yes_no(vps.hold));
@@ -172,7 +173,7 @@ mod tests {
             "id": "0190f6d2-8f3e-7cc0-9d4c-000000000001", "name": "test-vps", "tenant": "default",
             "region": "us-east", "size": "small", "image": "debian-12",
             "host": "0190f6d2-8f3e-7cc0-9d4c-0000000000aa", "engine": "libvirt", "cores": 1,
-            "memory_bytes": 536_870_912u64, "disk_bytes": 10_737_418_240u64, "addresses": ["10.0.0.2", "fd00::2"],
+            "memory_bytes": 536_870_912u64, "disk_bytes": 10_737_418_240u64, "network": "nat", "addresses": ["10.0.0.2", "fd00::2"],
             "desired": "running",
             "observed": {"state": "running", "last_state": "running", "seen_at": "2026-11-23T11:59:18Z",
                          "age_seconds": 42, "problem": null, "progress": null},
@@ -268,6 +269,7 @@ mod tests {
             Engine:          libvirt
             Size:            small (1 vCPU, 512 MiB memory, 10 GiB disk)
             Image:           debian-12
+            Network:         nat
             Addresses:       10.0.0.2, fd00::2
             Guest shutdown:  stay off
             On hold:         no

@@ -12,7 +12,7 @@ const OPERATION: &str = "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e";
 fn vps(name: &str) -> Value {
     json!({
         "id": VPS, "name": name, "tenant": "default", "region": "us-east", "size": "small", "image": "debian-12",
-        "host": HOST, "engine": "libvirt", "cores": 1, "memory_bytes": 1, "disk_bytes": 1, "addresses": [],
+        "host": HOST, "engine": "libvirt", "cores": 1, "memory_bytes": 1, "disk_bytes": 1, "network": "nat", "addresses": [],
         "desired": "running",
         "observed": {"state": "running", "last_state": "running", "seen_at": null, "age_seconds": 1, "problem": null,
                      "progress": null},

@@ -8,6 +8,7 @@ use chom_protocol::host::HostStatus;
 use chom_protocol::vps::{GuestShutdown, VpsState};
 use chom_protocol::{HostId, Name, UnixMillis, VpsId};
 
+use crate::fleet::network::traffic;
 use crate::fleet::observed::{Observation, Snapshot};
 use crate::fleet::rows::{HostRow, HostStanding, VpsRow};
 use crate::fleet::state::State;
@@ -52,6 +53,8 @@ pub(crate) struct HostFacts<'a> {
     pub(crate) levels: Option<&'a Levels>,
     /// Removals that wait; none unless it is seen.
     pub(crate) destroys_waiting: Option<usize>,
+    /// Its VPSs that used up a traffic quota, and what is to be said of it.
+    pub(crate) over_quota: BTreeMap<VpsId, String>,
     /// Its VPSs of which something is wrong or unknown. One that is not here is as it should be.
     pub(crate) vps: BTreeMap<VpsId, VpsFacts<'a>>,
 }
@@ -103,8 +106,21 @@ fn host<'a>(sources: &Sources<'a>, row: &'a HostRow, now: UnixMillis) -> HostFac
         certificate_not_after: row.certificate.as_ref().map(|certificate| certificate.not_after),
         levels: sources.levels.get(&row.id).filter(|_| seen),
         destroys_waiting: status.map(|status| status.destroys_waiting.len()),
+        over_quota: over_quota(sources.state, row.id, now),
         vps: vps_of(sources.state, row, status),
     }
+}
+
+/// What is counted stands in rows: it is known also of a host that is not seen.
+fn over_quota(state: &State, host: HostId, now: UnixMillis) -> BTreeMap<VpsId, String> {
+    let told = state.vps_on(host).filter_map(|row| {
+        let what = traffic::over_quota(state, row.spec.id, now)?;
+        Some((
+            row.spec.id,
+            format!("VPS {} {what}; see `chomctl vps network {}`", row.spec.name, row.spec.name),
+        ))
+    });
+    told.collect()
 }
 
 fn vps_of<'a>(

@@ -42,6 +42,8 @@ rules! {
     DestroysWaiting;
     /// A certificate ends soon.
     CertificateExpiring;
+    /// A VPS used up its traffic of this month.
+    TrafficQuota;
 }
 
 impl fmt::Display for Rule {

@@ -366,6 +366,10 @@ fn judge_standing(
         let severity = if end <= now { Severity::Critical } else { Severity::Warning };
         out.insert(of_host(Rule::CertificateExpiring, id), at_once(severity, summary));
     }
+    for (vps, summary) in &host.over_quota {
+        let subject = Subject { vps: Some(*vps), ..of_host(Rule::TrafficQuota, id) };
+        out.insert(subject, at_once(Severity::Warning, summary.clone()));
+    }
     let subject = of_host(Rule::DestroysWaiting, id);
     match host.destroys_waiting {
         Some(0) => {}
@@ -453,7 +457,8 @@ fn is_blind(facts: &Facts<'_>, subject: &Subject) -> bool {
         Rule::FleetUnreachable
         | Rule::HostUnreachable
         | Rule::HostQuarantined
-        | Rule::CertificateExpiring => false,
+        | Rule::CertificateExpiring
+        | Rule::TrafficQuota => false,
     }
 }
 

@@ -5,6 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chom_protocol::api::Page;
 use chom_protocol::api::hosts::{HostAdded, HostView};
+use chom_protocol::api::networks::{NetworkView, VpsNetworkView};
 use chom_protocol::api::vps_servers::{VpsAccepted, VpsView};
 use serde::Serialize;
 
@@ -61,6 +62,22 @@ impl Row for VpsAccepted {
 }
 
 impl Row for chom_protocol::api::smtp::SmtpView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
+impl Row for NetworkView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+
+    fn location(&self) -> Option<String> {
+        Some(format!("/api/networks/{}", self.name))
+    }
+}
+
+impl Row for VpsNetworkView {
     fn revision(&self) -> Option<u64> {
         Some(self.revision)
     }

@@ -1,7 +1,9 @@
 //! Lists by pages: a cursor names the last row that was given, so that rows made or removed meanwhile move nothing. A page
 //! touches only its own rows.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::marker::PhantomData;
 use std::ops::Bound;
 use std::str::FromStr;
 
@@ -21,27 +23,67 @@ pub(super) struct Paging {
     cursor: Option<String>,
 }
 
+/// The parameters of one list besides those of every list.
+pub(super) trait Filters {
+    /// What they are called.
+    const NAMES: &'static [&'static str];
+}
+
+/// Which part of a list is asked for, and which of its rows.
+pub(super) struct Filtered<F>(
+    pub(super) Paging,
+    pub(super) BTreeMap<String, String>,
+    pub(super) PhantomData<F>,
+);
+
+impl<F: Filters, S: Send + Sync> FromRequestParts<S> for Filtered<F> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let (paging, filters) = Paging::read(parts, state, F::NAMES).await?;
+        Ok(Self(paging, filters, PhantomData))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Paging {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Self::read(parts, state, &[]).await.map(|(paging, _)| paging)
+    }
+}
+
+impl Paging {
+    /// Reads the parameters of a list that knows `filters` besides.
+    async fn read<S: Send + Sync>(
+        parts: &mut Parts,
+        state: &S,
+        filters: &[&str],
+    ) -> Result<(Self, BTreeMap<String, String>), ApiError> {
         let unreadable =
             |_| ApiError::new(Kind::Malformed, "the parameters cannot be read; percent-encode them");
         let Query(pairs) =
             Query::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(unreadable)?;
         let (mut limit, mut cursor) = (PAGE_ROWS_DEFAULT, None);
+        let mut given = BTreeMap::new();
         for (name, value) in pairs {
             match name.as_str() {
                 "limit" => limit = rows(&value)?,
                 "cursor" => cursor = Some(value),
+                known if filters.contains(&known) => {
+                    given.insert(name, value);
+                }
                 other => {
                     let other = shown(other);
-                    let detail = format!("lists know no parameter `{other}`; they take `limit` and `cursor`");
+                    let mut known = vec!["`limit`".to_owned()];
+                    known.extend(filters.iter().map(|name| format!("`{name}`")));
+                    let known = known.join(", ");
+                    let detail = format!("lists know no parameter `{other}`; they take {known} and `cursor`");
                     return Err(ApiError::new(Kind::Malformed, detail).at(other));
                 }
             }
         }
-        Ok(Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), cursor })
+        Ok((Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), cursor }, given))
     }
 }
 

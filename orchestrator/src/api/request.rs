@@ -79,6 +79,18 @@ where
     }
 }
 
+/// The name in a path, of a row that has no id.
+pub(super) struct RowName(pub(super) Name);
+
+impl<S: Send + Sync> FromRequestParts<S> for RowName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = last_of_path(parts, state).await?;
+        text.parse().map(Self).map_err(|error| ApiError::new(Kind::NotFound, format!("{error}")))
+    }
+}
+
 async fn last_of_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, ApiError> {
     let Path(text) = Path::<String>::from_request_parts(parts, state)
         .await

@@ -9,7 +9,8 @@ use chom_protocol::{EnrolmentId, HostId};
 use crate::clock::rfc3339;
 use crate::fleet::catalogue::Catalogue;
 use crate::fleet::error::ErrorKind;
-use crate::fleet::rows::{AddressRow, EnrolmentRow, HostRow, HostStanding};
+use crate::fleet::network;
+use crate::fleet::rows::{EnrolmentRow, HostRow, HostStanding};
 use crate::fleet::state::State;
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, view};
 
@@ -86,11 +87,7 @@ impl Fleet {
                 row.standing = HostStanding::Forgotten;
             }
             if request.release_addresses {
-                let held: Vec<_> =
-                    decision.state.addresses.keys().filter(|(on, _)| *on == host).cloned().collect();
-                for id in &held {
-                    decision.delete::<AddressRow>(id);
-                }
+                network::release_host(decision, host)?;
             }
             Ok(())
         })

@@ -8,6 +8,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::fleet::network::rows::FormerAddressRow;
 use crate::fleet::rows::{AuditRow, EnrolmentRow, IdempotencyRow, OperationRow, VpsRow};
 use crate::fleet::state::Table;
 use crate::fleet::{Decision, Fleet, FleetError, operations};
@@ -24,6 +25,12 @@ const OPERATION_KEPT_SECONDS: u64 = 30 * 24 * 3600;
 const OPERATIONS_KEPT_MAX: usize = 50_000;
 /// Lines of the audit trail that are kept in the store; older ones are in the exports.
 const AUDIT_ROWS_KEPT_MAX: usize = 100_000;
+/// How often it is looked whose traffic crossed a quota: a second of a fast card is a gigabyte.
+const TRAFFIC_LOOKED_AT_EVERY_SECONDS: u64 = 10;
+/// How long it can be asked who held an address: complaints come late, and telecommunication laws ask for a year.
+const FORMER_ADDRESSES_KEPT_SECONDS: u64 = 400 * 24 * 3600;
+/// Former holders that are kept at most; about 500 bytes each in memory.
+const FORMER_ADDRESSES_KEPT_MAX: usize = 200_000;
 /// How often it is stored when each host was last seen.
 const SEEN_STORED_EVERY_SECONDS: u64 = 300;
 
@@ -33,12 +40,19 @@ impl Fleet {
         let mut ticks = tokio::time::interval(Duration::from_secs(PASS_SECONDS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen_stored_at = clock::now();
+        let mut counted_at = seen_stored_at;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {}
             }
             let now = clock::now();
+            if now.seconds_since(counted_at) >= TRAFFIC_LOOKED_AT_EVERY_SECONDS {
+                counted_at = now;
+                if let Err(error) = self.keep_traffic(now).await {
+                    tracing::error!(error = %error, "cannot take traffic over; the next pass tries again");
+                }
+            }
             if let Err(error) = self.keep_once(now).await {
                 tracing::error!(error = %error, "cannot keep the rows; the next pass tries again");
             }
@@ -86,6 +100,7 @@ struct Due {
     enrolments: Vec<<EnrolmentRow as Table>::Id>,
     operations: Vec<<OperationRow as Table>::Id>,
     audit: Vec<u64>,
+    former_addresses: Vec<<FormerAddressRow as Table>::Id>,
 }
 
 impl Due {
@@ -109,7 +124,14 @@ impl Due {
         // Ids are in order of age, so the first ones are the ones to look at.
         let ended = ended.take(ROWS_PER_COMMIT_MAX);
         let audit_over = state.audit.len().saturating_sub(AUDIT_ROWS_KEPT_MAX).min(ROWS_PER_COMMIT_MAX);
+        // In order of when they were freed.
+        let former_over = state.former_addresses.len().saturating_sub(FORMER_ADDRESSES_KEPT_MAX);
+        let former = state.former_addresses.keys().enumerate().filter(|(place, (until, _, _))| {
+            *place < former_over || now.seconds_since(*until) >= FORMER_ADDRESSES_KEPT_SECONDS
+        });
+        let former = former.take(ROWS_PER_COMMIT_MAX).map(|(_, id)| id.clone());
         Self {
+            former_addresses: former.collect(),
             late: late.take(ROWS_PER_COMMIT_MAX).collect(),
             purge: purge.map(|row| row.spec.id).take(ROWS_PER_COMMIT_MAX).collect(),
             answers: answers.map(|stored| stored.row.id).take(ROWS_PER_COMMIT_MAX).collect(),
@@ -120,13 +142,14 @@ impl Due {
     }
 
     fn is_empty(&self) -> bool {
-        let Self { late, purge, answers, enrolments, operations, audit } = self;
+        let Self { late, purge, answers, enrolments, operations, audit, former_addresses } = self;
         late.is_empty()
             && purge.is_empty()
             && answers.is_empty()
             && enrolments.is_empty()
             && operations.is_empty()
             && audit.is_empty()
+            && former_addresses.is_empty()
     }
 
     fn carry_out(self, decision: &mut Decision) -> Result<(), FleetError> {
@@ -147,6 +170,9 @@ impl Due {
         }
         for id in self.operations {
             decision.delete::<OperationRow>(&id);
+        }
+        for id in self.former_addresses {
+            decision.delete::<FormerAddressRow>(&id);
         }
         for sequence in self.audit {
             decision.delete::<AuditRow>(&sequence);

@@ -2,7 +2,6 @@
 //! where they differ an admin says which is right. Nothing is destroyed here.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use chom_protocol::api::hosts::{HostView, LedgerChoice, LedgerDifference, LedgerView, ResolveLedger};
@@ -11,9 +10,9 @@ use chom_protocol::vps::VpsSpec;
 use chom_protocol::{HostId, Name, VpsId};
 
 use crate::fleet::hosts::host_row;
-use crate::fleet::rows::{AddressRow, HostRow, HostStanding, Retention, VpsNameRow, VpsRow};
+use crate::fleet::rows::{HostRow, HostStanding, Retention, VpsNameRow, VpsRow};
 use crate::fleet::state::State;
-use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, view, vps};
+use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, network, view, vps};
 
 /// Differences that are shown; the rest is counted.
 const DIFFERENCES_SHOWN_MAX: usize = 500;
@@ -149,6 +148,11 @@ fn changes(ours: &VpsSpec, theirs: &VpsSpec) -> Vec<String> {
     compare("deleted", ours.retained.to_string(), theirs.retained.to_string());
     compare("hold", ours.hold.to_string(), theirs.hold.to_string());
     compare("placement", ours.placement.to_string(), theirs.placement.to_string());
+    let addresses = |spec: &VpsSpec| {
+        let all: Vec<String> = spec.interface.addresses.iter().map(|own| own.address.to_string()).collect();
+        all.join(" ")
+    };
+    compare("addresses", addresses(ours), addresses(theirs));
     compare("starts", ours.start_count.to_string(), theirs.start_count.to_string());
     changes
 }
@@ -166,7 +170,9 @@ fn adopt(decision: &mut Decision, host: HostId, ledger: &HostSpec) -> Result<(),
             Some(spec) if *spec != row.spec => {
                 spend(&mut left)?;
                 let retention = spec.retained.then(|| row.retention.unwrap_or(retained_now(decision)));
-                decision.put(VpsRow { spec: spec.clone(), retention, ..row })?;
+                let row = VpsRow { spec: spec.clone(), retention, ..row };
+                network::settle(decision, &row)?;
+                decision.put(row)?;
             }
             None | Some(_) => {}
         }
@@ -205,15 +211,11 @@ fn bring_in(decision: &mut Decision, host: HostId, spec: &VpsSpec) -> Result<(),
             spec.name
         )));
     }
-    for prefix in &spec.interface.addresses {
-        if let IpAddr::V4(address) = prefix.address {
-            decision.put(AddressRow { host, address, vps: spec.id, since: decision.now })?;
-        }
-    }
     decision.put(VpsNameRow { tenant: spec.tenant.clone(), name: spec.name.clone(), vps: spec.id })?;
     let retention = spec.retained.then(|| retained_now(decision));
-    decision.put(VpsRow {
+    let row = VpsRow {
         spec: spec.clone(),
+        network: network::of_card(&decision.state, &host_row.region, &spec.interface)?,
         region: host_row.region,
         size: "adopted"
             .parse()
@@ -222,5 +224,7 @@ fn bring_in(decision: &mut Decision, host: HostId, spec: &VpsSpec) -> Result<(),
         retention,
         purging: None,
         created_at: decision.now,
-    })
+    };
+    network::settle(decision, &row)?;
+    decision.put(row)
 }

@@ -1,8 +1,6 @@
 //! What is stored: one type for each kind of row, its folder and its id. Values change shape only with a higher schema
 //! number and an upgrade. Nothing here decides.
 
-use std::net::Ipv4Addr;
-
 use chom_certs::{Fingerprint, Serial, TokenHash};
 use chom_protocol::api::operations::OperationState;
 use chom_protocol::host::HostStatus;
@@ -103,6 +101,8 @@ pub struct VpsRow {
     pub size: Name,
     /// Its host.
     pub host: HostId,
+    /// Its network.
+    pub network: Name,
     /// Set while it is deleted but kept.
     pub retention: Option<Retention>,
     /// Set once the order to remove it for good was given: the number of the host's generation that first carried it.
@@ -121,19 +121,6 @@ pub struct VpsNameRow {
     pub name: Name,
     /// By which VPS.
     pub vps: VpsId,
-}
-
-/// That an address is held on a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AddressRow {
-    /// On which host: NAT networks are the host's own.
-    pub host: HostId,
-    /// The address.
-    pub address: Ipv4Addr,
-    /// By which VPS.
-    pub vps: VpsId,
-    /// Since when.
-    pub since: UnixMillis,
 }
 
 /// A document that agents fetch, base64.

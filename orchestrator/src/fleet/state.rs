@@ -1,23 +1,24 @@
 //! The whole desired state in memory: persistent maps, so that a snapshot costs nothing and readers never wait. Rows get
 //! in by the decider and by loading; indexes follow by themselves.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use chom_protocol::vps::Sha256;
 use chom_protocol::{
-    AlertId, Bytes, EnrolmentId, HostId, JobId, Name, NotificationId, OperationId, TokenId, VpsId,
+    AlertId, Bytes, EnrolmentId, HostId, JobId, Name, NotificationId, OperationId, TokenId, UnixMillis, VpsId,
 };
 use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
 
 use crate::alerts::rows::{AlertRow, GroupRow};
+use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
-    AddressRow, AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, JobRow,
+    AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, JobRow,
     ObservedRow, ObservedVpsRow, OperationRow, TokenRow, VpsNameRow, VpsRow,
 };
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
 use crate::store::record::{self, Meta, RecordError, Row};
-use crate::store::{Key, Prefix, Record, Revision};
+use crate::store::{Key, Part, Prefix, Record, Revision};
 
 /// A row and the commit that last wrote it.
 #[derive(Debug)]
@@ -89,6 +90,8 @@ macro_rules! tables {
             pub open_operations: OrdSet<(HostId, OperationId)>,
             /// The open operation of a VPS.
             pub operation_of_vps: OrdMap<VpsId, OperationId>,
+            /// What each VPS holds of addresses and prefixes.
+            pub addresses_of_vps: OrdMap<VpsId, OrdSet<(Scope, IpNet)>>,
         }
 
         $(
@@ -171,8 +174,15 @@ tables! {
     vps: VpsRow, "vps", 1, "vps", VpsId, |row| row.spec.id, |id, folder| folder.row(id), index index_vps;
     vps_names: VpsNameRow, "vps-name", 1, "vps-names", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
-    addresses: AddressRow, "address", 1, "addresses", (HostId, Ipv4Addr), |row| (row.host, row.address),
-        |id, folder| folder.within(&id.0).row(&u64::from(u32::from(id.1)));
+    networks: NetworkRow, "network", 1, "networks", Name, |row| row.name.clone(), |id, folder| folder.row(id);
+    pools: PoolRow, "pool", 1, "pools", (Name, IpNet), |row| (row.network.clone(), row.prefix),
+        |id, folder| folder.within(&id.0).row(&id.1);
+    addresses: AddressRow, "address", 1, "addresses", (Scope, IpNet), |row| (row.scope.clone(), row.held),
+        |id, folder| in_scope(&folder, &id.0).row(&id.1), index index_address;
+    former_addresses: FormerAddressRow, "former-address", 1, "former-addresses", (UnixMillis, Scope, IpNet),
+        |row| (row.until, row.row.scope.clone(), row.row.held),
+        |id, folder| in_scope(&folder.within(&id.0.0), &id.1).row(&id.2);
+    traffic: TrafficRow, "traffic", 1, "traffic", VpsId, |row| row.vps, |id, folder| folder.row(id);
     blobs: BlobRow, "blob", 1, "blobs", Sha256, |row| row.sha256, |id, folder| folder.row(id);
     operations: OperationRow, "operation", 1, "operations", OperationId, |row| row.id, |id, folder| folder.row(id),
         index index_operation;
@@ -188,6 +198,16 @@ tables! {
     alert_groups: GroupRow, "alert-group", 1, "alert-groups", Sha256, |row| row.group.id(), |id, folder| folder.row(id);
     notifications: NotificationRow, "notification", 1, "notifications", NotificationId, |row| row.id, |id, folder| folder.row(id);
     smtp: SmtpRow, "smtp", 1, "smtp", u64, |_row| THE_SERVER, |id, folder| folder.row(id);
+}
+
+/// Hosts' ids and networks' names never meet: each kind has a folder.
+fn in_scope(folder: &Prefix, scope: &Scope) -> Prefix {
+    const HOST: Part = Part::named("host");
+    const NETWORK: Part = Part::named("network");
+    match scope {
+        Scope::Host(host) => folder.within(&HOST).within(host),
+        Scope::Network(name) => folder.within(&NETWORK).within(name),
+    }
 }
 
 impl State {
@@ -257,6 +277,20 @@ fn promised(row: &VpsRow) -> (u32, Bytes) {
         (0, Bytes(0))
     } else {
         (row.spec.cores, row.spec.memory)
+    }
+}
+
+fn index_address(state: &mut State, old: Option<&AddressRow>, new: Option<&AddressRow>) {
+    if let Some(row) = old
+        && let Some(ids) = state.addresses_of_vps.get_mut(&row.vps)
+    {
+        ids.remove(&row.id());
+        if ids.is_empty() {
+            state.addresses_of_vps.remove(&row.vps);
+        }
+    }
+    if let Some(row) = new {
+        state.addresses_of_vps.entry(row.vps).or_default().insert(row.id());
     }
 }
 

@@ -217,6 +217,7 @@ pub(crate) fn request(vps: &str, region: &str) -> CreateVps {
         region: name(region),
         size: name("small"),
         image: None,
+        network: None,
         ssh_keys: vec![],
         user_data: None,
         guest_shutdown: Default::default(),
@@ -224,7 +225,15 @@ pub(crate) fn request(vps: &str, region: &str) -> CreateVps {
 }
 
 pub(crate) fn seen(state: VpsState, start_count: u64) -> VpsStatus {
-    VpsStatus { state, placement: 1, start_count, since: UnixMillis(0), problem: None, progress: None }
+    VpsStatus {
+        state,
+        placement: 1,
+        start_count,
+        since: UnixMillis(0),
+        problem: None,
+        progress: None,
+        traffic: None,
+    }
 }
 
 fn empty_status() -> HostStatus {

@@ -43,6 +43,7 @@ pub fn vps(
         cores: spec.cores,
         memory_bytes: spec.memory,
         disk_bytes: spec.disk,
+        network: row.network.clone(),
         addresses: spec.interface.addresses.iter().map(|prefix| prefix.address).collect(),
         desired: if spec.wants_running() {
             chom_protocol::vps::Power::Running

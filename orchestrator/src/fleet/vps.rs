@@ -14,10 +14,10 @@ use crate::fleet::error::ErrorKind;
 use crate::fleet::hosts::{host_row, unknown};
 use crate::fleet::operations;
 use crate::fleet::rows::{
-    AddressRow, BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, VpsNameRow, VpsRow,
+    BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, VpsNameRow, VpsRow,
 };
 use crate::fleet::{
-    Caller, Decision, Done, Fleet, FleetError, RequestMark, address, check_revision, room, view,
+    Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, network, room, view,
 };
 use crate::placement::{Candidate, Wish, place};
 
@@ -193,6 +193,7 @@ fn create(
         });
     }
     let Chosen { size, image } = chosen;
+    let network = network::choose(&decision.state, &request.region, request.network.as_ref())?;
     let wish = Wish {
         region: request.region.clone(),
         engine: image.engine,
@@ -206,11 +207,8 @@ fn create(
         location: Some("/region"),
     })?;
     let id = VpsId::new(decision.new_id());
-    let address = address::free_on(&decision.state, host).ok_or_else(|| FleetError::Refused {
-        kind: ErrorKind::NoCapacity,
-        detail: "the host with room has no free address left; purge VPSs or add a host".to_owned(),
-        location: Some("/region"),
-    })?;
+    let wanted = network::Wanted { vps: id, host, network: &network };
+    let interface = network::plug_in(decision, &wanted)?;
     let user_data = request.user_data.map(|text| keep_blob(decision, &text)).transpose()?;
     let spec = VpsSpec {
         id,
@@ -227,7 +225,7 @@ fn create(
         memory: size.memory,
         disk: size.disk,
         image: image.reference.clone(),
-        interface: address::interface(id, address),
+        interface,
         ssh_keys: request.ssh_keys,
         user_data,
     };
@@ -236,12 +234,12 @@ fn create(
         region: request.region,
         size: request.size,
         host,
+        network: network.name,
         retention: None,
         purging: None,
         created_at: decision.now,
     };
     decision.put(VpsNameRow { tenant, name: request.name, vps: id })?;
-    decision.put(AddressRow { host, address, vps: id, since: decision.now })?;
     decision.put(row.clone())?;
     tell(decision, &row, "create");
     let operation =
@@ -335,6 +333,22 @@ fn apply(
     operations::finish(decision, operation, note)
 }
 
+/// Refuses to change a VPS that is being purged or whose host is out of the fleet.
+pub(super) fn changeable(decision: &Decision, row: &VpsRow) -> Result<(), FleetError> {
+    let name = &row.spec.name;
+    if row.purging.is_some() {
+        return Err(FleetError::conflict(format!(
+            "VPS `{name}` is being purged; nothing else can be done to it"
+        )));
+    }
+    if out_of_fleet(decision, row.host)? {
+        return Err(FleetError::conflict(format!(
+            "the host of VPS `{name}` was put out of the fleet; enrol the host again, or delete the VPS"
+        )));
+    }
+    Ok(())
+}
+
 fn out_of_fleet(decision: &Decision, host: HostId) -> Result<bool, FleetError> {
     let row = host_row(&decision.state, host)?;
     Ok(matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked))
@@ -392,14 +406,11 @@ pub(super) fn remove(
     row: &VpsRow,
     release_addresses: bool,
 ) -> Result<(), FleetError> {
-    let VpsSpec { id, tenant, name, interface, user_data, .. } = &row.spec;
+    let VpsSpec { id, tenant, name, user_data, .. } = &row.spec;
     if release_addresses {
-        for prefix in &interface.addresses {
-            if let std::net::IpAddr::V4(address) = prefix.address {
-                decision.delete::<AddressRow>(&(row.host, address));
-            }
-        }
+        network::release_all(decision, *id)?;
     }
+    decision.delete::<network::rows::TrafficRow>(id);
     decision.delete::<VpsNameRow>(&(tenant.clone(), name.clone()));
     decision.delete::<crate::fleet::rows::ObservedVpsRow>(id);
     decision.delete::<VpsRow>(id);
@@ -428,7 +439,12 @@ fn tell(decision: &mut Decision, row: &VpsRow, message: &str) {
 }
 
 /// The answer, from the rows as they are now; `row` stands in where they were removed.
-fn accepted(fleet: &Fleet, decision: &Decision, row: &VpsRow, operation: &OperationRow) -> VpsAccepted {
+pub(super) fn accepted(
+    fleet: &Fleet,
+    decision: &Decision,
+    row: &VpsRow,
+    operation: &OperationRow,
+) -> VpsAccepted {
     let row = decision.state.get::<VpsRow>(&row.spec.id).unwrap_or(row);
     let observation = fleet.observations().of(row.host);
     let catalogue = fleet.catalogue();

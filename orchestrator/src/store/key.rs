@@ -10,6 +10,7 @@ use chom_protocol::{
     AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, TokenId,
     VpsId,
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// What every key begins with: product and layout version.
@@ -175,6 +176,18 @@ impl sealed::Sealed for u64 {}
 impl KeyPart for u64 {
     fn key_part(&self) -> String {
         format!("{self:020}")
+    }
+}
+
+impl sealed::Sealed for IpNet {}
+/// Hexadecimal, so that prefixes sort as numbers do: `4-0a9b000a-32`.
+impl KeyPart for IpNet {
+    fn key_part(&self) -> String {
+        let length = self.prefix_len();
+        match self {
+            Self::V4(net) => format!("4-{:08x}-{length:03}", u32::from(net.addr())),
+            Self::V6(net) => format!("6-{:032x}-{length:03}", u128::from(net.addr())),
+        }
     }
 }
 

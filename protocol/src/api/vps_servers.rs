@@ -63,6 +63,9 @@ pub struct CreateVps {
     /// From what; the catalogue's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Name>,
+    /// On which network; the region's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Name>,
     /// Public keys for the default user, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh_keys: Vec<String>,
@@ -118,6 +121,8 @@ pub struct VpsView {
     pub memory_bytes: Bytes,
     /// Disk.
     pub disk_bytes: Bytes,
+    /// Its network.
+    pub network: Name,
     /// Its addresses.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<IpAddr>,
@@ -176,7 +181,7 @@ mod tests {
     #[test]
     fn the_call_of_the_manual_is_understood() {
         expect_test::expect![[r#"
-            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, ssh_keys: [], user_data: None, guest_shutdown: StayOff }
+            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, network: None, ssh_keys: [], user_data: None, guest_shutdown: StayOff }
             {"name":"test-vps","region":"us-east","size":"small","guest_shutdown":"stay_off"}"#]]
             .assert_eq(&read(r#"{"name":"test-vps","region":"us-east","size":"small"}"#));
     }
@@ -194,7 +199,7 @@ mod tests {
             r#"{"name":"test-vps""#,
         ];
         expect_test::expect![[r#"
-            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `ssh_keys`, `user_data`, `guest_shutdown` at line 1 column 61
+            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `network`, `ssh_keys`, `user_data`, `guest_shutdown` at line 1 column 61
             name: invalid type: integer `7`, expected a string at line 1 column 9
             name: the name `Test_VPS` has `T` in it; use lower-case letters, digits and hyphens (RFC 1123) at line 1 column 18
             region: invalid type: sequence, expected a string at line 1 column 28

@@ -8,6 +8,9 @@ use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, H
 use chom_protocol::job::{Job, JobKind, JobOutcome, JobResult};
 use chom_protocol::link::v1::spec_parts;
 use chom_protocol::link::{FleetInfo, Hello, Standing, ToAgent, ToOrchestrator};
+use chom_protocol::network::{
+    Attachment, Direction, Firewall, FirewallAction, FirewallRule, Rate, Traffic, TransportProtocol,
+};
 use chom_protocol::sample::{Metric, Point, Sample};
 use chom_protocol::vps::{
     AddressPrefix, BlobReference, Engine, ForeignGuest, GuestShutdown, ImageFormat, ImageReference,
@@ -62,12 +65,7 @@ pub(crate) fn plain_vps(number: u16) -> VpsSpec {
             size: Bytes::mib(20),
             format: ImageFormat::Raw,
         },
-        interface: NetworkInterface {
-            mac: [2, 0, 0, 0, 0, 1],
-            addresses: vec![],
-            gateway: None,
-            dns: vec![],
-        },
+        interface: NetworkInterface { spoof_guard: false, ..NetworkInterface::bare([2, 0, 0, 0, 0, 1]) },
         ssh_keys: vec![],
         user_data: None,
     }
@@ -94,16 +92,51 @@ fn full_vps() -> VpsSpec {
         },
         interface: NetworkInterface {
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            attachment: Attachment::Bridge {
+                name: "br-lan".parse().unwrap(),
+                vlan: Some(100.try_into().unwrap()),
+            },
             addresses: vec![
                 AddressPrefix { address: "10.0.0.7".parse().unwrap(), prefix: 24 },
                 AddressPrefix { address: "fd00::7".parse().unwrap(), prefix: 64 },
             ],
-            gateway: Some("10.0.0.1".parse().unwrap()),
+            routed: vec!["192.0.2.16/28".parse().unwrap(), "2001:db8:7::/48".parse().unwrap()],
+            gateway_v4: Some("10.0.0.1".parse().unwrap()),
+            gateway_v6: Some("fe80::1".parse().unwrap()),
             dns: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            spoof_guard: true,
+            firewall: full_firewall(),
+            rate: Rate {
+                in_bits: Some(100_000_000),
+                out_bits: Some(50_000_000),
+                throttle_bits: Some(1_000_000),
+            },
         },
         ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample admin@example.org".to_owned()],
         user_data: Some(BlobReference { sha256: Sha256([0xcd; 32]), size: Bytes(1234) }),
         ..plain_vps(1)
+    }
+}
+
+fn full_firewall() -> Firewall {
+    let rule = |direction, protocol, ports: &[&str], peer: Option<&str>, action| FirewallRule {
+        direction,
+        protocol,
+        ports: ports.iter().map(|range| range.parse().unwrap()).collect(),
+        peer: peer.map(|peer| peer.parse().unwrap()),
+        action,
+    };
+    use FirewallAction::{Accept, Drop};
+    use TransportProtocol::{Any, Icmp, Tcp, Udp};
+    Firewall {
+        default_in: Drop,
+        default_out: Accept,
+        rules: vec![
+            rule(Direction::In, Tcp, &["22", "8000-8080"], Some("10.0.0.0/8"), Accept),
+            rule(Direction::In, Icmp, &[], Some("2001:db8::/32"), Accept),
+            rule(Direction::Out, Udp, &["53"], None, Drop),
+            rule(Direction::Out, Any, &[], Some("192.0.2.1/32"), Drop),
+        ],
     }
 }
 
@@ -189,6 +222,7 @@ pub(crate) fn vps_status(state: VpsState) -> VpsStatus {
         since: UnixMillis(1_795_391_000_000),
         problem: (state == VpsState::Crashed).then(|| "the engine ended: out of memory".to_owned()),
         progress: (state == VpsState::Preparing).then(|| "image 40 %".to_owned()),
+        traffic: (state == VpsState::Running).then_some(Traffic { in_bytes: 70_000, out_bytes: 5 }),
     }
 }
 
@@ -342,6 +376,7 @@ pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
             seed: "/var/lib/chom-agent/vps/1/seed.iso".into(),
             console_log: "/var/log/chom-agent/1.log".into(),
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            attachment: Attachment::Nat,
         })),
         HelperRequest::Start { vps },
         HelperRequest::Shutdown { vps },

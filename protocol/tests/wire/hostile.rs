@@ -281,7 +281,18 @@ fn a_bad_value_is_refused_by_the_name_of_its_field() {
         refused_vps(|vps| vps.interface.addresses = vec![prefix("10.0.0.1", 33)]),
         refused_vps(|vps| vps.interface.addresses = vec![prefix("fd00::1", 129)]),
         refused_vps(|vps| vps.interface.addresses = vec![prefix("224.0.0.1", 24)]),
-        refused_vps(|vps| vps.interface.gateway = Some("0.0.0.0".parse().unwrap())),
+        refused_vps(|vps| vps.interface.gateway_v4 = Some("0.0.0.0".parse().unwrap())),
+        refused_vps(|vps| vps.interface.routed = vec!["10.0.0.1/24".parse().unwrap()]),
+        refused_vps(|vps| {
+            let ports = vec![chom_protocol::network::PortRange::new(22, 22).unwrap()];
+            vps.interface.firewall.rules = vec![chom_protocol::network::FirewallRule {
+                direction: chom_protocol::network::Direction::In,
+                protocol: chom_protocol::network::TransportProtocol::Any,
+                ports,
+                peer: None,
+                action: chom_protocol::network::FirewallAction::Drop,
+            }];
+        }),
         refused_vps(|vps| vps.interface.dns = vec!["ff02::1".parse().unwrap()]),
         refused_vps(|vps| vps.ssh_keys = vec!["ssh-ed25519 A\nruncmd: [evil]".to_owned()]),
         refused_vps(|vps| vps.ssh_keys = vec!["k".repeat(8193)]),
@@ -303,6 +314,8 @@ fn a_bad_value_is_refused_by_the_name_of_its_field() {
         SpecPart: VPS 7: interface: addresses: fd00::1/129 has a prefix of more than 128 bits
         SpecPart: VPS 7: interface: addresses: 224.0.0.1 is not the address of one machine
         SpecPart: VPS 7: interface: gateway: 0.0.0.0 is not the address of one machine
+        SpecPart: VPS 7: interface: routed: 10.0.0.1/24 has bits set beyond its length
+        SpecPart: VPS 7: interface: firewall: rules: rule 1 names ports; only tcp and udp have ports: name one of them as its protocol
         SpecPart: VPS 7: interface: dns: ff02::1 is not the address of one machine
         SpecPart: VPS 7: ssh_keys: the SSH key has a line break or control character in it; give one line for each key
         SpecPart: VPS 7: ssh_keys: the SSH key has 8193 bytes; at most 8192 are allowed

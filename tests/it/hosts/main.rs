@@ -7,6 +7,7 @@ mod agent_dies;
 mod engine_fails;
 mod guest_off;
 mod lifecycle;
+mod network;
 mod no_network;
 mod no_orchestrator;
 mod no_space;

@@ -69,12 +69,7 @@ fn spec(number: u128, power: Power) -> VpsSpec {
             size: Size::mib(1),
             format: ImageFormat::Qcow2,
         },
-        interface: NetworkInterface {
-            mac: [2, 0, 0, 0, 0, 1],
-            addresses: vec![],
-            gateway: None,
-            dns: vec![],
-        },
+        interface: NetworkInterface::bare([2, 0, 0, 0, 0, 1]),
         ssh_keys: vec![],
         user_data: None,
     }
@@ -520,6 +515,17 @@ fn after_a_boot_nothing_is_started_that_may_have_been_moved() {
     scene.check(&expect![[r#"
         do shutdown 2
         1 Stopped s0; waiting for word from the orchestrator that it was not moved elsewhere
+        2 Running s0; shutting down
+    "#]]);
+}
+
+#[test]
+fn no_guest_is_started_while_its_card_cannot_be_guarded() {
+    let mut scene = Scene::new("1 on, 2 off", "1 stopped, 2 running").remember(1, ran_in(2));
+    scene.work.network = Some("nft(8) is missing".to_owned());
+    scene.check(&expect![[r#"
+        do shutdown 2
+        1 Stopped s0! nft(8) is missing
         2 Running s0; shutting down
     "#]]);
 }

@@ -280,6 +280,9 @@ impl Case<'_> {
         if self.input.terms.may_have_moved {
             return quiet.progress("waiting for word from the orchestrator that it was not moved elsewhere");
         }
+        if let Some(problem) = &self.input.work.network {
+            return quiet.problem(problem.clone());
+        }
         quiet.act(Action::Start { vps: self.want.id, job })
     }
 

@@ -52,6 +52,7 @@ impl World {
                 certificate_not_after: None,
                 levels: Some(leak(Levels::default())),
                 destroys_waiting: Some(0),
+                over_quota: BTreeMap::new(),
                 vps: BTreeMap::new(),
             };
             world.facts.hosts.insert(host_id(number), host);

@@ -10,7 +10,9 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         every_route().iter().map(|(method, path)| format!("{method} {path}")).collect();
     let text: String = found.iter().map(|line| format!("{line}\n")).collect();
     expect_test::expect![[r#"
+        DELETE /api/networks/{network}
         DELETE /api/vps-servers/{vps}
+        GET /api/addresses
         GET /api/alertmanager/smtp/config
         GET /api/alerts
         GET /api/authorities
@@ -19,6 +21,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/hosts/{host}
         GET /api/hosts/{host}/ledger
         GET /api/images
+        GET /api/networks
+        GET /api/networks/{network}
         GET /api/notifications
         GET /api/openapi.json
         GET /api/operations
@@ -27,6 +31,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/sizes
         GET /api/vps-servers
         GET /api/vps-servers/{vps}
+        GET /api/vps-servers/{vps}/network
         GET /healthz
         GET /metrics
         GET /readyz
@@ -40,8 +45,13 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/hosts/{host}/forget
         POST /api/hosts/{host}/ledger
         POST /api/hosts/{host}/revoke
+        POST /api/networks
+        POST /api/networks/{network}/pools
+        POST /api/networks/{network}/pools/remove
         POST /api/vps-servers
+        POST /api/vps-servers/{vps}/addresses
         POST /api/vps-servers/{vps}/hold
+        POST /api/vps-servers/{vps}/network
         POST /api/vps-servers/{vps}/purge
         POST /api/vps-servers/{vps}/restart
         POST /api/vps-servers/{vps}/start

@@ -5,10 +5,13 @@
 use std::path::PathBuf;
 
 use chom_protocol::api::alerts::{AlertState, DeliveryState, Severity};
+use chom_protocol::api::networks::{AddressRange, CreateNetwork, NetworkKind, PutPool, TrafficQuota};
+use chom_protocol::network::Traffic;
 use chom_protocol::{AlertId, NotificationId};
 
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
+use crate::fleet::network::rows::{FormerAddressRow, Month, MonthRow, TrafficRow};
 use crate::fleet::state::State;
 use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
@@ -27,10 +30,41 @@ async fn full() -> World {
     wanted.user_data = Some("#cloud-config\n".to_owned());
     wanted.ssh_keys = vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 you@example".to_owned()];
     let vps = world.fleet.create_vps(&caller(), mark, wanted).await.unwrap().value.vps.id;
+    let lan = CreateNetwork {
+        name: name("lan"),
+        region: name("eu-west"),
+        kind: NetworkKind::Bridge,
+        bridge: Some("br0".parse().unwrap()),
+        vlan: Some(100.try_into().unwrap()),
+        default: false,
+    };
+    world.fleet.create_network(&caller(), RequestMark::default(), lan).await.unwrap();
+    let pool = PutPool {
+        prefix: "2001:db8::/64".parse().unwrap(),
+        gateway: "fe80::1".parse().unwrap(),
+        dns: vec!["2001:db8::53".parse().unwrap()],
+        reserved: vec![AddressRange {
+            first: "2001:db8::2".parse().unwrap(),
+            last: "2001:db8::f".parse().unwrap(),
+        }],
+        given_bits: None,
+    };
+    world.fleet.put_pool(&caller(), RequestMark::default(), name("lan"), pool).await.unwrap();
     world.converge(host).await;
     world.act(vps, Action::Restart).await.unwrap();
     let rest = move |decision: &mut crate::fleet::Decision| {
         let at = decision.now;
+        let held = decision.state.addresses.values().next().unwrap().row.as_ref().clone();
+        decision.put(FormerAddressRow { row: held, until: at })?;
+        let counted = Traffic { in_bytes: 7, out_bytes: 5 };
+        decision.put(TrafficRow {
+            vps,
+            host,
+            counted,
+            counted_at: at,
+            months: vec![MonthRow { month: Month { year: 2026, month: 11 }, traffic: counted }],
+            quota: TrafficQuota { soft_bytes: Some(100), hard_bytes: Some(200), throttle_bits: Some(64_000) },
+        })?;
         let (_, token) = tokens::create(name("admin"), TokenId::new(decision.new_id()), at).unwrap();
         decision.put(token)?;
         let subject =

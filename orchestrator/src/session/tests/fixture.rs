@@ -190,6 +190,7 @@ impl World {
             region: name("us-east"),
             size: name("small"),
             image: None,
+            network: None,
             ssh_keys: Vec::new(),
             user_data: Some("#cloud-config\n".to_owned()),
             guest_shutdown: Default::default(),

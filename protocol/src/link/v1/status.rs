@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::list::List;
+use super::network::Traffic;
 use super::spec::{Engine, twin};
 use super::value::{self, Id, TEXT_BYTES_MAX, bad, line};
 use crate::host;
@@ -202,11 +203,12 @@ struct VpsStatus {
     since: u64,
     problem: Option<String>,
     progress: Option<String>,
+    traffic: Option<Traffic>,
 }
 
 impl VpsStatus {
     fn new(status: &vps::VpsStatus, text_bytes_max: usize) -> Self {
-        let vps::VpsStatus { state, placement, start_count, since, problem, progress } = status;
+        let vps::VpsStatus { state, placement, start_count, since, problem, progress, traffic } = status;
         Self {
             state: (*state).into(),
             placement: *placement,
@@ -214,13 +216,14 @@ impl VpsStatus {
             since: since.0,
             problem: problem.as_ref().map(|problem| line(problem, text_bytes_max)),
             progress: progress.as_ref().map(|progress| line(progress, text_bytes_max)),
+            traffic: traffic.map(Traffic::from),
         }
     }
 }
 
 impl From<VpsStatus> for vps::VpsStatus {
     fn from(status: VpsStatus) -> Self {
-        let VpsStatus { state, placement, start_count, since, problem, progress } = status;
+        let VpsStatus { state, placement, start_count, since, problem, progress, traffic } = status;
         Self {
             state: state.into(),
             placement,
@@ -228,6 +231,7 @@ impl From<VpsStatus> for vps::VpsStatus {
             since: UnixMillis(since),
             problem: problem.map(|problem| line(&problem, TEXT_BYTES_MAX)),
             progress: progress.map(|progress| line(&progress, TEXT_BYTES_MAX)),
+            traffic: traffic.map(Into::into),
         }
     }
 }
