@@ -288,19 +288,19 @@ mod tests {
             .map(|attachment| card(&GuestDefinition { attachment, ..guest() }));
         expect![[r#"
             <interface type='bridge'>
-              <mac address='52:54:00:ab:01:ff'/>
-              <source bridge='br-lan'/>
-              <target dev='ch-1f2a3b4c5d6e'/>
-              <model type='virtio'/>
+            <mac address='52:54:00:ab:01:ff'/>
+            <source bridge='br-lan'/>
+            <target dev='ch-1f2a3b4c5d6e'/>
+            <model type='virtio'/>
             </interface>
             <interface type='bridge'>
-              <mac address='52:54:00:ab:01:ff'/>
-              <source bridge='br-lan'/>
-              <vlan>
-                <tag id='100'/>
-              </vlan>
-              <target dev='ch-1f2a3b4c5d6e'/>
-              <model type='virtio'/>
+            <mac address='52:54:00:ab:01:ff'/>
+            <source bridge='br-lan'/>
+            <vlan>
+              <tag id='100'/>
+            </vlan>
+            <target dev='ch-1f2a3b4c5d6e'/>
+            <model type='virtio'/>
             </interface>
         "#]]
         .assert_eq(&(cards.join("\n").replace("    <", "<").replace("\n  ", "\n") + "\n"));

@@ -49,9 +49,7 @@ impl Fleet {
             let now = clock::now();
             if now.seconds_since(counted_at) >= TRAFFIC_LOOKED_AT_EVERY_SECONDS {
                 counted_at = now;
-                if let Err(error) = self.keep_traffic(now).await {
-                    tracing::error!(error = %error, "cannot take traffic over; the next pass tries again");
-                }
+                self.count_traffic(now).await;
             }
             if let Err(error) = self.keep_once(now).await {
                 tracing::error!(error = %error, "cannot keep the rows; the next pass tries again");
@@ -65,6 +63,12 @@ impl Fleet {
             }
         }
         self.store_all_seen().await;
+    }
+
+    async fn count_traffic(&self, now: UnixMillis) {
+        if let Err(error) = self.keep_traffic(now).await {
+            tracing::error!(error = %error, "cannot take traffic over; the next pass tries again");
+        }
     }
 
     async fn store_all_seen(&self) {

@@ -525,7 +525,7 @@ fn no_guest_is_started_while_its_card_cannot_be_guarded() {
     scene.work.network = Some("nft(8) is missing".to_owned());
     scene.check(&expect![[r#"
         do shutdown 2
-        1 Stopped s0! nft(8) is missing
+        1 Stopped s0; nft(8) is missing
         2 Running s0; shutting down
     "#]]);
 }
