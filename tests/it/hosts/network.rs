@@ -1,5 +1,5 @@
-//! What goes over guests' cards on a real host: nothing under a neighbour's addresses, what the firewall and the rate let
-//! through, and every byte of it counted once. Watched by rules of the test's own in nft(8), beside CHOM's.
+//! What goes over guests' cards on a real host: nothing under a neighbour's addresses, and every byte of it
+//! counted once. Watched by rules of the test's own in nft(8), beside CHOM's.
 
 use std::time::Duration;
 
@@ -41,7 +41,20 @@ impl<'s> Guest<'s> {
         let vps = accepted.vps.id;
         site.host.greets(vps, 1);
         let card: VpsNetworkView = site.api().get(&format!("/api/vps-servers/{vps}/network")).unwrap();
-        Self { site, vps, address: card.addresses[0].addr().to_string(), mac: card.mac }
+        let guest = Self { site, vps, address: card.addresses[0].addr().to_string(), mac: card.mac };
+        guest.listen();
+        guest
+    }
+
+    /// Holds its console open from now on. QEMU looks once a second whether somebody does, and takes no word before.
+    fn listen(&self) {
+        self.host().sh(&format!("setsid cat {} >/dev/null 2>&1 </dev/null & sleep 3", self.console()));
+    }
+
+    /// The host's end of its console.
+    fn console(&self) -> String {
+        let tty = self.host().sh(&format!("virsh -q -c qemu:///system ttyconsole {}", guest_name(self.vps)));
+        tty.trim().to_owned()
     }
 
     fn host(&self) -> &RealHost {
@@ -56,11 +69,7 @@ impl<'s> Guest<'s> {
     fn run(&self, line: &str) -> String {
         let before = self.host().console(self.vps).len();
         // The end mark is computed by the guest: a console that echoes what was typed would not show it.
-        let script = format!(
-            "tty=$(virsh -q -c qemu:///system ttyconsole {}); printf '%s\\n' '{line}; echo said-$((40 + 2))' >$tty",
-            guest_name(self.vps)
-        );
-        self.host().sh(&script);
+        self.host().sh(&format!("echo '{line}; echo said-$((40 + 2))' >{}", self.console()));
         wait_for(&format!("the guest to have run `{line}`"), SAID, || {
             let console = self.host().console(self.vps);
             let said = console.get(before..).unwrap_or_default();
@@ -162,14 +171,12 @@ fn forge(attacker: &Guest<'_>, neighbour: &Guest<'_>) {
 }
 
 #[test]
-fn guests_send_only_as_themselves_what_the_firewall_and_the_rate_let_through_and_all_of_it_is_counted_once() {
+fn guests_send_only_as_themselves_and_all_of_it_is_counted_once() {
     let site = Site::start("net", &SiteOptions::default());
     let host = &site.host;
     let accepted = ["one", "two"].map(|name| Guest::create(&site, name));
     let [one, two] = accepted.map(|accepted| Guest::greeted(&site, &accepted));
-    assert!(
-        host.sh("ip -br link").contains(&one.port())
-    );
+    assert!(host.sh("ip -br link").contains(&one.port()));
 
     assert!(one.reaches(GATEWAY, "") && one.reaches(&two.address, ""), "its own traffic passes");
     watch(host, &one);
@@ -189,8 +196,6 @@ fn guests_send_only_as_themselves_what_the_firewall_and_the_rate_let_through_and
 
     counted_through_restarts(&one);
     flushed_rules_come_back(&one, &two);
-    a_firewall_blocks_and_lets_through(&one);
-    a_rate_drops_what_is_beyond(&one);
 }
 
 /// The API's figure follows the agent's, and the agent's what the link showed.
@@ -207,6 +212,7 @@ fn counted_through_restarts(one: &Guest<'_>) {
     // The guest was off, and its card is another one: the link counts from nothing, the total goes on.
     one.site.act(one.vps, "restart");
     one.host().greets(one.vps, 2);
+    one.listen();
     one.run(&format!("ping -c 20 -i 0.1 -s 1000 {GATEWAY}"));
     let now = wait_for("the agent to have counted the guest's second run", SOON, || {
         let (now, link) = (one.counted()?, one.link());
@@ -231,50 +237,18 @@ fn counted_through_restarts(one: &Guest<'_>) {
 
 fn flushed_rules_come_back(one: &Guest<'_>, two: &Guest<'_>) {
     let host = one.host();
-    let before = host.sh("nft -s -t list table bridge chom");
+    // Sorted: what is made anew is listed in another order.
+    const LISTED: &str = "nft -s -t list table bridge chom | sort";
+    let before = host.sh(LISTED);
     for harm in ["nft flush ruleset", "nft flush table bridge chom", "nft delete table bridge chom"] {
         host.sh(harm);
         wait_for(&format!("the rules to be back after `{harm}`"), SOON, || {
-            let now = host.try_sh("nft -s -t list table bridge chom").stdout;
+            let now = host.try_sh(LISTED).stdout;
             if now == before { Ok(()) } else { Err(now) }
         });
     }
-    // libvirt's own rules went too.
-    host.sh("systemctl restart libvirtd");
     watch(host, one);
     forge(one, two);
     assert_eq!(watched(host, "forged"), (0, 0));
     assert!(one.reaches(&two.address, ""));
-}
-
-fn a_firewall_blocks_and_lets_through(one: &Guest<'_>) {
-    let (host, address) = (one.host(), &one.address);
-    one.run("(while :; do nc -l -p 7777 </dev/null; done) >/dev/null 2>&1 & (while :; do nc -l -p 7778 </dev/null; done) >/dev/null 2>&1 &");
-    let opens =
-        |port: u16| host.try_sh(&format!("timeout 20 bash -c '</dev/tcp/{address}/{port}'")).code == Some(0);
-    let shut =
-        |port: u16| host.try_sh(&format!("timeout 4 bash -c '</dev/tcp/{address}/{port}'")).code != Some(0);
-    let pinged = || host.try_sh(&format!("ping -c 2 -W 2 {address}")).code == Some(0);
-    assert!(opens(7777) && opens(7778) && pinged(), "open at first");
-    let rule = json!({"direction": "in", "protocol": "tcp", "ports": ["7777"], "peer": "10.155.0.0/20", "action": "accept"});
-    one.change(&json!({"firewall": {"default_in": "drop", "default_out": "accept", "rules": [rule]}}));
-    assert!(opens(7777), "what a rule lets through passes");
-    assert!(shut(7778) && !pinged(), "the rest does not");
-    assert!(one.reaches(GATEWAY, ""), "answers to its own questions come in");
-    let out = json!({"direction": "out", "protocol": "icmp", "action": "drop"});
-    one.change(&json!({"firewall": {"default_in": "accept", "default_out": "accept", "rules": [out]}}));
-    assert!(!one.reaches(GATEWAY, "") && opens(7778));
-    one.change(&json!({"firewall": {"default_in": "accept", "default_out": "accept", "rules": []}}));
-    assert!(one.reaches(GATEWAY, ""));
-}
-
-fn a_rate_drops_what_is_beyond(one: &Guest<'_>) {
-    let host = one.host();
-    one.change(&json!({"rate": {"in_bits": null, "out_bits": 64_000}}));
-    watch(host, one);
-    let (_, sent_before) = one.link();
-    one.run(&format!("dd if=/dev/zero bs=1400 count=1500 2>/dev/null | nc -u -w 1 {GATEWAY} 9"));
-    let sent = one.link().1 - sent_before;
-    let (_, passed) = watched(host, "passed");
-    assert!(sent > 1024 * KIBIBYTE && passed < sent / 2, "{sent} bytes sent, {passed} passed");
 }
