@@ -21,6 +21,7 @@ use crate::fleet::{Decision, Fleet, FleetError};
 use crate::history::History;
 use crate::notify::outbox;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
+use crate::supervise::aside;
 
 pub(crate) mod facts;
 pub(crate) mod grouping;
@@ -136,12 +137,8 @@ impl Alerting {
     /// When it could not be stored.
     pub async fn pass(&self) -> Result<(), FleetError> {
         for _ in 0..COMMITS_PER_PASS_MAX {
-            let (state, now) = (self.fleet.state(), clock::now());
-            let seen = self.look(&state, now);
-            let work = Work::find(self, &state, &seen, now);
-            if work.is_empty() {
-                return Ok(());
-            }
+            let alerting = self.clone();
+            let Some(seen) = aside(move || alerting.look_for_work()).await else { return Ok(()) };
             let alerting = self.clone();
             // Decided anew on the newest state: what was found on the snapshot was only the reason to ask.
             let decide = move |decision: &mut Decision| {
@@ -154,6 +151,14 @@ impl Alerting {
             }
         }
         Ok(())
+    }
+
+    /// What was seen, if anything follows from it.
+    fn look_for_work(&self) -> Option<Seen> {
+        let (state, now) = (self.fleet.state(), clock::now());
+        let seen = self.look(&state, now);
+        let is_idle = Work::find(self, &state, &seen, now).is_empty();
+        (!is_idle).then_some(seen)
     }
 
     fn look(&self, state: &State, now: UnixMillis) -> Seen {

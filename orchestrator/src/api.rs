@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -31,6 +31,7 @@ mod networks;
 mod operations;
 mod page;
 mod problem;
+mod refusals;
 mod request;
 mod server;
 mod smtp;
@@ -58,7 +59,6 @@ pub struct App {
     http: HttpMetrics,
     streams: events::Streams,
     bodies: Arc<Semaphore>,
-    probe: Arc<Mutex<system::Probed>>,
     document: Bytes,
 }
 
@@ -82,7 +82,6 @@ impl App {
             http: HttpMetrics::default(),
             streams: events::Streams::default(),
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
-            probe: Arc::default(),
             document: Bytes::new(),
         }
     }

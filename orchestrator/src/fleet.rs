@@ -26,7 +26,7 @@ pub mod network;
 pub mod observed;
 mod operations;
 mod report;
-mod room;
+pub(crate) mod room;
 pub mod rotation;
 pub mod rows;
 pub mod sessions;
@@ -93,7 +93,7 @@ struct Inner {
     authorities: watch::Sender<Arc<Authorities>>,
     /// Which rows of CAs `authorities` was made of.
     followed: Mutex<rotation::Rows>,
-    shortlists: room::Shortlists,
+    rankings: room::Rankings,
     started_at: UnixMillis,
 }
 
@@ -147,7 +147,7 @@ impl Fleet {
             master,
             authorities: watch::Sender::new(authorities),
             followed,
-            shortlists: room::Shortlists::default(),
+            rankings: room::Rankings::default(),
             started_at: now,
         };
         Ok((Self(Arc::new(inner)), task))

@@ -2,7 +2,8 @@
 //! taken says why.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use chom_protocol::vps::Engine;
 use chom_protocol::{Bytes, HostId, Name};
@@ -87,24 +88,17 @@ fn score(wish: &Wish, candidate: &Candidate) -> Result<Score, &'static str> {
 /// # Errors
 /// When no host can take it.
 pub fn place(wish: &Wish, candidates: impl IntoIterator<Item = Candidate>) -> Result<HostId, NoHost> {
-    Shortlist::make(wish, candidates).map(|(host, _)| host)
+    Ranking::make(wish, candidates).map(|(host, _)| host)
 }
 
-/// Hosts that one look at all of them leaves for the creates that follow: in an even fleet each takes one before all are
-/// looked at again, so that with 2,000 hosts both kinds of look cost about the same.
-const SHORTLIST_HOSTS_MAX: usize = 32;
+/// The hosts that can take a wish, best first, so that not each of many creates looks at thousands. As long as no host gains
+/// room, it gives the same host as a look at all of them: what it knows of a host is the most that host can be worth, so
+/// whoever is still worth that is the best.
+#[derive(Debug, Clone)]
+pub struct Ranking(BinaryHeap<Score>);
 
-/// The best hosts of one look at all, so that not each of many creates has to look at thousands. As long as no host gains
-/// room, it gives the same host as a look at all of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shortlist {
-    hosts: Vec<HostId>,
-    /// The best host that is not on it.
-    next: Option<Score>,
-}
-
-impl Shortlist {
-    /// Looks at all hosts of the wished region: the one to take, and those to look at first next time.
+impl Ranking {
+    /// Looks at all hosts of the wished region: the one to take, and the ranking for those that follow.
     ///
     /// # Errors
     /// When no host can take it.
@@ -119,32 +113,29 @@ impl Shortlist {
                 Err(reason) => *reasons.entry(reason).or_default() += 1,
             }
         }
-        let Some(best) = scores.iter().max().copied() else {
-            let reasons = reasons.into_iter().map(|(reason, hosts): (&str, u32)| (reason.to_owned(), hosts));
-            return Err(NoHost { region: wish.region.clone(), reasons: reasons.collect() });
-        };
-        let mut next = None;
-        if scores.len() > SHORTLIST_HOSTS_MAX {
-            let (_, first_left_out, _) =
-                scores.select_nth_unstable_by_key(SHORTLIST_HOSTS_MAX, |score| Reverse(*score));
-            next = Some(*first_left_out);
-            scores.truncate(SHORTLIST_HOSTS_MAX);
+        let ranking = Self(scores.into());
+        match ranking.0.peek() {
+            Some(best) => Ok((best.host.0, ranking)),
+            None => {
+                let reasons =
+                    reasons.into_iter().map(|(reason, hosts): (&str, u32)| (reason.to_owned(), hosts));
+                Err(NoHost { region: wish.region.clone(), reasons: reasons.collect() })
+            }
         }
-        let hosts = scores.into_iter().map(|score| score.host.0).collect();
-        Ok((best.host.0, Self { hosts, next }))
     }
 
-    /// Which hosts are on it.
-    #[must_use]
-    pub fn hosts(&self) -> &[HostId] {
-        &self.hosts
-    }
-
-    /// The best of its hosts as they are now; none when one that is not on it may be better.
-    #[must_use]
-    pub fn best(&self, wish: &Wish, candidates: impl IntoIterator<Item = Candidate>) -> Option<HostId> {
-        let scores = candidates.into_iter().filter_map(|candidate| score(wish, &candidate).ok());
-        scores.max().filter(|best| Some(*best) >= self.next).map(|best| best.host.0)
+    /// The best host as hosts are now; none when none of those it knows can take it any more.
+    pub fn best(&mut self, wish: &Wish, candidate: impl Fn(HostId) -> Option<Candidate>) -> Option<HostId> {
+        while let Some(mut first) = self.0.peek_mut() {
+            let host = first.host.0;
+            match candidate(host).and_then(|candidate| score(wish, &candidate).ok()) {
+                Some(now) if now >= *first => return Some(host),
+                // Worth less than it was: it takes its new place, and the next one is looked at.
+                Some(now) => *first = now,
+                None => drop(PeekMut::pop(first)),
+            }
+        }
+        None
     }
 }
 
@@ -231,30 +222,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn creates_by_a_shortlist_go_where_a_look_at_all_hosts_would_send_them(
+        fn creates_by_a_ranking_go_where_a_look_at_all_hosts_would_send_them(
             memories in prop::collection::vec(1_u64..24, 1..400),
             creates in 1_usize..300,
+            cordons in prop::collection::vec(0_usize..300, 0..4),
         ) {
             let mut hosts: BTreeMap<HostId, Candidate> = memories
                 .iter()
                 .zip(1..)
                 .map(|(gib, n)| (host(n), Candidate { memory_free: Bytes::gib(*gib), memory: Bytes::gib(24), ..candidate(n) }))
                 .collect();
-            let mut kept: Option<Shortlist> = None;
-            for _ in 0..creates {
+            let Ok((_, mut ranking)) = Ranking::make(&wish(), hosts.values().copied()) else { return Ok(()) };
+            for number in 0..creates {
                 let all = place(&wish(), hosts.values().copied());
-                let short = kept.as_ref().and_then(|list| list.best(&wish(), list.hosts().iter().map(|id| hosts[id])));
-                let Ok(all) = all else {
-                    prop_assert_eq!(short, None);
-                    break;
-                };
-                if short.is_none() {
-                    kept = Some(Shortlist::make(&wish(), hosts.values().copied()).unwrap().1);
-                }
-                prop_assert_eq!(short.unwrap_or(all), all);
+                let ranked = ranking.best(&wish(), |id| hosts.get(&id).copied());
+                prop_assert_eq!(ranked, all.clone().ok());
+                let Ok(all) = all else { break };
                 let taken = hosts.get_mut(&all).unwrap();
                 taken.memory_free.0 -= wish().memory.0;
                 taken.count += 1;
+                if cordons.contains(&number) {
+                    taken.closed = Some("cordoned");
+                }
             }
         }
 

@@ -23,7 +23,7 @@ use crate::notify::Notifier;
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{Store, sled};
-use crate::supervise::{SuperviseError, Supervisor};
+use crate::supervise::{SuperviseError, Supervisor, aside};
 use crate::{chain, clock, export, init};
 
 /// What asks has so long to end: a slow API request its deadline, the link its last packets.
@@ -127,7 +127,10 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let (fleet, decider) =
         Fleet::load(Arc::clone(&store), catalogue, Arc::clone(&master), clock::now()).await?;
     let (core, edges) = (Supervisor::new(), Supervisor::new());
-    core.service("decider", decider.run(core.stop()));
+    // On a thread of its own: a whole group of commits that ends at once is a long piece of work, and all that waits for the
+    // same thread of the runtime would wait for it.
+    let (runtime, stop) = (tokio::runtime::Handle::current(), core.stop());
+    core.service("decider", aside(move || runtime.block_on(decider.run(stop))));
     // Before anything is served, so that what is wrong with it is said at the start.
     let certificate = CertificateKeeper::new(config, fleet.clone())?;
     let api = bind_api(config.listen_api).await?;

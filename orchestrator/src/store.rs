@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 pub mod commit;
 pub mod export;
 pub mod key;
+mod pulse;
 pub mod record;
 pub mod seal;
 pub mod sled;
@@ -45,6 +46,12 @@ pub trait Store: Send + Sync {
     /// Everything that happens in a folder from that revision on (inclusive): after a list at revision r, watch from
     /// `r.next()`. Commits that do not touch the folder are left out.
     fn watch(&self, folder: &Prefix, from: Revision) -> WatchStream;
+
+    /// Whether commits are taken: known at once, without a commit and without waiting for a disk.
+    ///
+    /// # Errors
+    /// When the store has failed, was closed, or has been writing for so long that its disk must hang.
+    fn ready(&self) -> Result<(), CommitError>;
 
     /// The newest durable revision.
     fn revision(&self) -> Revision;

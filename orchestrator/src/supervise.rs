@@ -87,6 +87,19 @@ impl Supervisor {
     }
 }
 
+/// Does work that takes milliseconds without a pause where it holds up nobody: a task that did it itself would keep all that
+/// wait for its thread. Dropping the future does not end the work.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(found) => found,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime goes down, and whoever waits here with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// Notices the end of a service, whichever way it ends.
 struct Guard {
     name: &'static str,

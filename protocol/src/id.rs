@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 /// Why a text is no identifier.
@@ -104,10 +105,11 @@ id!(
 /// A name as hosts have them: one RFC 1123 label (letters, digits, inner hyphens; at most 63 characters).
 ///
 /// VPSs, tenants, regions, sizes and images are named this way, so a name is always a legal host name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Cheap to clone: the orchestrator's snapshots do it all the time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, example = "test-vps"))]
-#[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+#[serde(try_from = "String")]
+pub struct Name(Arc<str>);
 
 /// Longest label, RFC 1035 section 2.3.4.
 pub const NAME_CHARACTERS_MAX: usize = 63;
@@ -150,7 +152,7 @@ impl Name {
     /// The tenant every row belongs to until tenants are made.
     #[must_use]
     pub fn default_tenant() -> Self {
-        Self("default".to_owned())
+        Self("default".into())
     }
 
     /// The name as text.
@@ -178,7 +180,7 @@ impl TryFrom<String> for Name {
         if name.starts_with('-') || name.ends_with('-') {
             return Err(NameError::Hyphen { name });
         }
-        Ok(Self(name))
+        Ok(Self(name.into()))
     }
 }
 
@@ -190,9 +192,9 @@ impl FromStr for Name {
     }
 }
 
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

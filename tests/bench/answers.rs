@@ -82,7 +82,7 @@ pub(crate) fn measure() -> Vec<Line> {
     );
     world.start();
     let mut lines = answers(&world);
-    let creates = creates(&world);
+    let (creates, cores) = creates(&world);
     world.stop();
     let floor = runtime.block_on(store_rate(&world));
     lines.push(
@@ -90,6 +90,7 @@ pub(crate) fn measure() -> Vec<Line> {
             .beside("the store's group commits, same rows and bytes", floor)
             .target(Target::RatioAtLeast(0.5)),
     );
+    lines.push(cores);
     lines
 }
 
@@ -105,7 +106,9 @@ fn answers(world: &World) -> Vec<Line> {
         })
         .collect();
     let scraper = scrape(world.target(), Arc::clone(&stop));
+    let cores = Cores::begin(world);
     chom_tests::wait::pass(MIX);
+    let cores = cores.line(world, "API, the mix");
     stop.store(true, Ordering::Relaxed);
     let seconds = began.elapsed().as_secs_f64();
     let mut by_kind: BTreeMap<Kind, Times> = BTreeMap::new();
@@ -149,7 +152,40 @@ fn answers(world: &World) -> Vec<Line> {
         Line::new("API, the same: all changes, p50", changes.percentile_ms(50.0), "ms"),
         Line::new("API, the same: /metrics every 5 s, slowest", scrapes.percentile_ms(100.0), "ms")
             .target(Target::ValueAtMost(ANSWER_MS_MAX)),
+        cores,
     ]
+}
+
+/// Processor time of the orchestrator beside that of the clients: on two cores they share it, and the clients must not be
+/// what is measured.
+struct Cores {
+    began: Instant,
+    orchestrator: f64,
+    clients: f64,
+}
+
+impl Cores {
+    fn begin(world: &World) -> Self {
+        let (orchestrator, clients) = Self::seconds(world);
+        Self { began: Instant::now(), orchestrator, clients }
+    }
+
+    /// Of the orchestrator, and of this process.
+    fn seconds(world: &World) -> (f64, f64) {
+        let of = |pid| measure::cpu_seconds_of(pid).unwrap();
+        (of(world.pid()), of(std::process::id()))
+    }
+
+    fn line(self, world: &World, what: &str) -> Line {
+        let (orchestrator, clients) = Self::seconds(world);
+        let cores = |after: f64, before: f64| (after - before) / self.began.elapsed().as_secs_f64();
+        Line::new(
+            format!("{what}: processor of the orchestrator"),
+            cores(orchestrator, self.orchestrator),
+            "cores",
+        )
+        .beside(format!("the {CLIENTS} clients"), cores(clients, self.clients))
+    }
 }
 
 struct Ids {
@@ -239,7 +275,7 @@ fn scrape(api: Api, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Times> {
 }
 
 /// Creates a second: counted at the clients, each answer after its commit was durable.
-fn creates(world: &World) -> f64 {
+fn creates(world: &World) -> (f64, Line) {
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
@@ -260,15 +296,14 @@ fn creates(world: &World) -> f64 {
         })
         .collect();
     chom_tests::wait::pass(WARM_UP);
-    let (began, before, cpu) =
-        (Instant::now(), done.load(Ordering::Relaxed), measure::cpu_seconds_of(world.pid()).unwrap());
+    let (began, before, cores) = (Instant::now(), done.load(Ordering::Relaxed), Cores::begin(world));
     chom_tests::wait::pass(CREATES);
     let rate = (done.load(Ordering::Relaxed) - before) as f64 / began.elapsed().as_secs_f64();
-    let cpu = (measure::cpu_seconds_of(world.pid()).unwrap() - cpu) / began.elapsed().as_secs_f64();
-    println!("\ncreates: {rate:.0}/s, the orchestrator on {cpu:.2} cores, load {}", measure::load());
+    let cores = cores.line(world, "durable creates");
+    println!("\ncreates: {rate:.0}/s, load {}", measure::load());
     stop.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|client| client.join().unwrap());
-    rate
+    (rate, cores)
 }
 
 /// Commits a second that the store alone takes from as many callers, each with the rows and bytes of one create, on a copy

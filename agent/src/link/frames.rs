@@ -93,7 +93,15 @@ pub(super) async fn report(
     let _ = out.set_priority(priority); // fails only on a stream that is closed, and then so does the next line
     send(&mut out, message).await?;
     let _ = out.finish();
-    match answer(&mut back).await? {
+    let answered = answer(&mut back).await?;
+    // Read to its end: a stream that is dropped before is told to stop, which costs both sides a packet with every report.
+    match timeout(ANSWER_SECONDS_MAX, wait(&mut back)).await {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(_))) => return Err(FrameError::Unexpected { stream }.into()),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_) => return Err(FrameError::Slow.into()),
+    }
+    match answered {
         ToAgent::Acknowledged => Ok(()),
         ToAgent::Problem { problem } => Err(FrameError::Problem { problem }.into()),
         _ => Err(FrameError::Unexpected { stream }.into()),

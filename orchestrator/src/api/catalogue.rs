@@ -1,5 +1,6 @@
 //! Regions, sizes and images.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use axum::extract::State;
@@ -14,6 +15,7 @@ use crate::api::page::Paging;
 use crate::api::problem::ApiError;
 use crate::clock;
 use crate::fleet::Caller;
+use crate::fleet::room::at;
 use crate::health;
 
 /// Lists the regions, with how many hosts each has.
@@ -21,11 +23,15 @@ use crate::health;
     responses((status = 200, description = "A page of regions, by name.", body = Page<RegionView>)))]
 pub(super) async fn regions(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
     let regions = &app.fleet.catalogue().regions;
+    let counts = count_hosts(&app);
     paging.page(
         "regions",
         |from: Bound<Name>| regions.iter().filter(move |name| is_behind(name, &from)),
         |name| (*name).clone(),
-        |name| region(&app, name),
+        |name| {
+            let Count { hosts, hosts_schedulable } = counts.get(name.as_str()).copied().unwrap_or_default();
+            RegionView { name: name.clone(), hosts, hosts_schedulable }
+        },
     )
 }
 
@@ -37,21 +43,34 @@ fn is_behind(name: &Name, from: &Bound<Name>) -> bool {
     }
 }
 
-fn region(app: &App, name: &Name) -> RegionView {
+/// Hosts of a region.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    hosts: u32,
+    hosts_schedulable: u32,
+}
+
+fn count_hosts(app: &App) -> BTreeMap<String, Count> {
     let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
     let (limit, now) = (app.fleet.catalogue().unreachable_after_seconds, clock::now());
     let epoch = state.meta.as_ref().map_or(0, |meta| meta.epoch);
-    let mut view = RegionView { name: name.clone(), hosts: 0, hosts_schedulable: 0 };
-    for row in state.hosts.values().map(|stored| stored.row.as_ref()).filter(|row| row.region == *name) {
-        let observation = observations.get(&row.id).map(AsRef::as_ref);
-        match health::host_state(row, epoch, observation, limit, now) {
+    let mut counts = BTreeMap::<String, Count>::new();
+    let mut seen = observations.iter().peekable();
+    for row in state.hosts.values().map(|stored| stored.row.as_ref()) {
+        let observation = at(&mut seen, &row.id).map(AsRef::as_ref);
+        let is_schedulable = match health::host_state(row, epoch, observation, limit, now) {
             HostState::Forgotten | HostState::Revoked => continue,
-            HostState::Connected if !row.cordoned => view.hosts_schedulable += 1,
-            _ => {}
+            state => state == HostState::Connected && !row.cordoned,
+        };
+        if !counts.contains_key(row.region.as_str()) {
+            counts.insert(row.region.to_string(), Count::default());
         }
-        view.hosts += 1;
+        if let Some(count) = counts.get_mut(row.region.as_str()) {
+            count.hosts += 1;
+            count.hosts_schedulable += u32::from(is_schedulable);
+        }
     }
-    view
+    counts
 }
 
 /// Lists the sizes that a VPS can have.

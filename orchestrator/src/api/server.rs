@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use crate::api::certificate::InUse;
+use crate::api::refusals::Whole;
 use crate::supervise::Supervisor;
 
 /// Connections at once, each up to about 100 KiB: more wait in the kernel's queue.
@@ -132,7 +133,7 @@ async fn serve_requests(
             async move { answer.await.map(|response| response.map(|body| holding(body, held))) }
         })
     };
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(Whole::new(stream)), service));
     tokio::select! {
         ended = serving.as_mut() => return ended,
         () = stop.cancelled() => {}

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::fleet::network::rows::FormerAddressRow;
 use crate::fleet::rows::{AuditRow, EnrolmentRow, IdempotencyRow, OperationRow, VpsRow};
-use crate::fleet::state::Table;
+use crate::fleet::state::{Deadline, State, Table};
 use crate::fleet::{Decision, Fleet, FleetError, operations};
 
 /// Seconds between passes: what a deadline may be late by.
@@ -84,8 +84,7 @@ impl Fleet {
     /// One pass.
     async fn keep_once(&self, now: UnixMillis) -> Result<(), FleetError> {
         for _ in 0..COMMITS_PER_PASS_MAX {
-            let state = self.state();
-            let due = Due::find(&state, now, self.stale_enrolments(now));
+            let due = Due::find(&self.state(), now);
             if due.is_empty() {
                 return Ok(());
             }
@@ -108,41 +107,35 @@ struct Due {
 }
 
 impl Due {
-    fn find(
-        state: &crate::fleet::state::State,
-        now: UnixMillis,
-        stale_enrolments: Vec<<EnrolmentRow as Table>::Id>,
-    ) -> Self {
-        let late = state.open_operations.iter().filter_map(|(_, id)| state.get::<OperationRow>(id));
-        let late = late.filter(|row| row.deadline <= now).map(|row| row.id);
-        let purge = state.vps.values().map(|stored| &stored.row);
-        let purge = purge
-            .filter(|row| row.purging.is_none() && row.retention.is_some_and(|kept| kept.purge_at <= now));
-        let answers = state.idempotency.values().filter(|stored| stored.row.expires_at <= now);
+    fn find(state: &State, now: UnixMillis) -> Self {
+        let mut due = Self::default();
+        for (_, deadline) in state.deadlines.iter().take_while(|(at, _)| *at <= now) {
+            match *deadline {
+                Deadline::Operation(id) => push(&mut due.late, id),
+                Deadline::Purge(id) => push(&mut due.purge, id),
+                Deadline::Answer(id) => push(&mut due.answers, id),
+                Deadline::Enrolment(id) => push(&mut due.enrolments, id),
+            }
+        }
         let over = state.operations.len().saturating_sub(OPERATIONS_KEPT_MAX);
         let ended = state.operations.values().enumerate().map(|(place, stored)| (place, stored.row.as_ref()));
+        // Ids are in order of age, so the first ones are the ones to look at: what is younger has not ended so long ago.
+        let is_old = |at: UnixMillis| now.seconds_since(at) >= OPERATION_KEPT_SECONDS;
+        let ended = ended.take_while(|(place, row)| *place < over || is_old(row.created_at));
         let ended = ended.filter(|(place, row)| {
-            let old = row.finished_at.is_some_and(|at| now.seconds_since(at) >= OPERATION_KEPT_SECONDS);
-            row.state.is_final() && (*place < over || old)
+            row.state.is_final() && (*place < over || row.finished_at.is_some_and(is_old))
         });
-        // Ids are in order of age, so the first ones are the ones to look at.
         let ended = ended.take(ROWS_PER_COMMIT_MAX);
         let audit_over = state.audit.len().saturating_sub(AUDIT_ROWS_KEPT_MAX).min(ROWS_PER_COMMIT_MAX);
         // In order of when they were freed.
         let former_over = state.former_addresses.len().saturating_sub(FORMER_ADDRESSES_KEPT_MAX);
-        let former = state.former_addresses.keys().enumerate().filter(|(place, (until, _, _))| {
+        let former = state.former_addresses.keys().enumerate().take_while(|(place, (until, _, _))| {
             *place < former_over || now.seconds_since(*until) >= FORMER_ADDRESSES_KEPT_SECONDS
         });
-        let former = former.take(ROWS_PER_COMMIT_MAX).map(|(_, id)| id.clone());
-        Self {
-            former_addresses: former.collect(),
-            late: late.take(ROWS_PER_COMMIT_MAX).collect(),
-            purge: purge.map(|row| row.spec.id).take(ROWS_PER_COMMIT_MAX).collect(),
-            answers: answers.map(|stored| stored.row.id).take(ROWS_PER_COMMIT_MAX).collect(),
-            enrolments: stale_enrolments.into_iter().take(ROWS_PER_COMMIT_MAX).collect(),
-            operations: ended.map(|(_, row)| row.id).collect(),
-            audit: state.audit.keys().take(audit_over).copied().collect(),
-        }
+        due.former_addresses = former.take(ROWS_PER_COMMIT_MAX).map(|(_, id)| id.clone()).collect();
+        due.operations = ended.map(|(_, row)| row.id).collect();
+        due.audit = state.audit.keys().take(audit_over).copied().collect();
+        due
     }
 
     fn is_empty(&self) -> bool {
@@ -182,6 +175,12 @@ impl Due {
             decision.delete::<AuditRow>(&sequence);
         }
         Ok(())
+    }
+}
+
+fn push<I>(list: &mut Vec<I>, id: I) {
+    if list.len() < ROWS_PER_COMMIT_MAX {
+        list.push(id);
     }
 }
 

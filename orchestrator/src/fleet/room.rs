@@ -1,4 +1,4 @@
-//! Which host has room: shows the hosts to placement as they are now, and keeps its shortlists, so that not each of many
+//! Which host has room: shows the hosts to placement as they are now, and keeps its rankings, so that not each of many
 //! creates looks at every host. Decides nothing itself.
 
 use std::iter::Peekable;
@@ -11,52 +11,61 @@ use crate::fleet::rows::{HostRow, HostStanding};
 use crate::fleet::state::Held;
 use crate::fleet::{Decision, Fleet, view};
 use crate::health;
-use crate::placement::{Candidate, NoHost, Shortlist, Wish};
+use crate::placement::{Candidate, NoHost, Ranking, Wish};
 
 /// A host that gained room meanwhile is not looked at for so long at most: spread suffers, nothing else.
-const SHORTLIST_MILLIS_MAX: u64 = 1000;
+const RANKING_MILLIS_MAX: u64 = 1000;
+/// Rankings kept at once, some 32 bytes for each host and ranking: sizes that are asked for within one second.
+const RANKINGS_MAX: usize = 16;
 
-/// The shortlists of the last moment, by what was wished for.
+/// The rankings of the last moment, by what was wished for.
 #[derive(Debug, Default)]
-pub(super) struct Shortlists(Mutex<Vec<Kept>>);
+pub(super) struct Rankings(Mutex<Vec<Kept>>);
 
 #[derive(Debug)]
 struct Kept {
     made_at: UnixMillis,
     wish: Wish,
-    list: Shortlist,
+    ranking: Ranking,
 }
 
-impl Shortlists {
-    fn of(&self, wish: &Wish, now: UnixMillis) -> Option<Shortlist> {
+impl Rankings {
+    /// The best host by the ranking that is kept for a wish, if there is one.
+    fn best(
+        &self,
+        wish: &Wish,
+        now: UnixMillis,
+        candidate: impl Fn(HostId) -> Option<Candidate>,
+    ) -> Option<HostId> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|kept| now.millis_since(kept.made_at) < SHORTLIST_MILLIS_MAX && kept.made_at <= now);
-        kept.iter().find(|kept| kept.wish == *wish).map(|kept| kept.list.clone())
+        kept.retain(|kept| now.millis_since(kept.made_at) < RANKING_MILLIS_MAX && kept.made_at <= now);
+        kept.iter_mut().find(|kept| kept.wish == *wish).and_then(|kept| kept.ranking.best(wish, candidate))
     }
 
-    fn keep(&self, wish: &Wish, list: Shortlist, now: UnixMillis) {
+    fn keep(&self, wish: &Wish, ranking: Ranking, now: UnixMillis) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|kept| kept.wish != *wish);
-        kept.push(Kept { made_at: now, wish: wish.clone(), list });
+        if kept.len() >= RANKINGS_MAX {
+            kept.remove(0);
+        }
+        kept.push(Kept { made_at: now, wish: wish.clone(), ranking });
     }
 }
 
 /// The host that takes a new VPS.
 pub(super) fn find_host(fleet: &Fleet, decision: &Decision, wish: &Wish) -> Result<HostId, NoHost> {
     let observations = fleet.observations().snapshot();
-    let shortlists = &fleet.0.shortlists;
-    if let Some(list) = shortlists.of(wish, decision.now) {
-        let rows = list.hosts().iter().filter_map(|host| decision.state.get::<HostRow>(host));
-        let candidates = rows.filter_map(|row| {
-            let observation = observations.get(&row.id).map(AsRef::as_ref);
-            candidate(fleet, decision, wish, row, observation, decision.state.held.get(&row.id).copied())
-        });
-        if let Some(host) = list.best(wish, candidates) {
-            return Ok(host);
-        }
+    let now_worth = |host: HostId| {
+        let row = decision.state.get::<HostRow>(&host)?;
+        let observation = observations.get(&host).map(AsRef::as_ref);
+        candidate(fleet, decision, wish, row, observation, decision.state.held.get(&host).copied())
+    };
+    let rankings = &fleet.0.rankings;
+    if let Some(host) = rankings.best(wish, decision.now, now_worth) {
+        return Ok(host);
     }
-    let (host, list) = look_at_all(fleet, decision, wish, &observations)?;
-    shortlists.keep(wish, list, decision.now);
+    let (host, ranking) = look_at_all(fleet, decision, wish, &observations)?;
+    rankings.keep(wish, ranking, decision.now);
     Ok(host)
 }
 
@@ -65,7 +74,7 @@ fn look_at_all(
     decision: &Decision,
     wish: &Wish,
     observations: &Snapshot,
-) -> Result<(HostId, Shortlist), NoHost> {
+) -> Result<(HostId, Ranking), NoHost> {
     // All three are in order of host and are walked together, which is quicker than a search in each for each host.
     let (mut seen, mut held) = (observations.iter().peekable(), decision.state.held.iter().peekable());
     let rows = decision.state.hosts.values().map(|stored| stored.row.as_ref());
@@ -73,11 +82,11 @@ fn look_at_all(
         let observation = at(&mut seen, &row.id).map(AsRef::as_ref);
         candidate(fleet, decision, wish, row, observation, at(&mut held, &row.id).copied())
     });
-    Shortlist::make(wish, candidates)
+    Ranking::make(wish, candidates)
 }
 
 /// What a walk through a map in order of its keys finds for a key; keys are asked for in that order.
-fn at<'a, K: Ord + 'a, V>(
+pub(crate) fn at<'a, K: Ord + 'a, V>(
     walk: &mut Peekable<impl Iterator<Item = (&'a K, &'a V)>>,
     key: &K,
 ) -> Option<&'a V> {

@@ -1,8 +1,8 @@
 //! Who may connect and as what: enrolment, admission, renewal. Judged against the newest rows at each handshake.
 
 use chom_certs::{EnrolmentToken, PeerIdentity, StoredToken, enrol, request_key};
+use chom_protocol::HostId;
 use chom_protocol::link::{FleetInfo, Hello, Standing};
-use chom_protocol::{EnrolmentId, HostId};
 
 use crate::clock;
 use crate::fleet::error::ErrorKind;
@@ -137,13 +137,6 @@ impl Fleet {
     #[must_use]
     pub fn fleet_info(&self) -> FleetInfo {
         self.authorities().fleet_info(&self.catalogue().link_addresses)
-    }
-
-    /// Tokens that can no longer be used.
-    pub(super) fn stale_enrolments(&self, now: chom_protocol::UnixMillis) -> Vec<EnrolmentId> {
-        let state = self.state();
-        let stale = state.enrolments.values().filter(|stored| stored.row.expires_at <= now);
-        stale.map(|stored| stored.row.id).collect()
     }
 }
 

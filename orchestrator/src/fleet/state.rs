@@ -72,6 +72,19 @@ pub struct Held {
     pub count: u32,
 }
 
+/// What a moment makes due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deadline {
+    /// An operation that has not ended.
+    Operation(OperationId),
+    /// The purge of a deleted VPS.
+    Purge(VpsId),
+    /// The end of a kept answer.
+    Answer(Sha256),
+    /// The end of a token to enrol with.
+    Enrolment(EnrolmentId),
+}
+
 macro_rules! tables {
     ($($field:ident: $row:ident, $kind:literal, $schema:literal, $folder:literal, $id:ty, |$this:ident| $of:expr, |$key:ident, $prefix:ident| $place:expr $(, index $index:path)?;)*) => {
         /// Everything that is stored, as of one revision.
@@ -92,6 +105,10 @@ macro_rules! tables {
             pub operation_of_vps: OrdMap<VpsId, OperationId>,
             /// What each VPS holds of addresses and prefixes.
             pub addresses_of_vps: OrdMap<VpsId, OrdSet<(Scope, IpNet)>>,
+            /// Hosts of the fleet by name.
+            pub host_of_name: OrdMap<Name, HostId>,
+            /// What becomes due, the earliest first.
+            pub deadlines: OrdSet<(UnixMillis, Deadline)>,
         }
 
         $(
@@ -169,8 +186,9 @@ macro_rules! tables {
 }
 
 tables! {
-    hosts: HostRow, "host", 1, "hosts", HostId, |row| row.id, |id, folder| folder.row(id);
-    enrolments: EnrolmentRow, "enrolment", 1, "enrolments", EnrolmentId, |row| row.id, |id, folder| folder.row(id);
+    hosts: HostRow, "host", 1, "hosts", HostId, |row| row.id, |id, folder| folder.row(id), index index_host;
+    enrolments: EnrolmentRow, "enrolment", 1, "enrolments", EnrolmentId, |row| row.id, |id, folder| folder.row(id),
+        index index_enrolment;
     vps: VpsRow, "vps", 1, "vps", VpsId, |row| row.spec.id, |id, folder| folder.row(id), index index_vps;
     vps_names: VpsNameRow, "vps-name", 1, "vps-names", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
@@ -189,7 +207,8 @@ tables! {
     jobs: JobRow, "job", 1, "jobs", (HostId, JobId), |row| (row.host, row.id),
         |id, folder| folder.within(&id.0).row(&id.1);
     tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id);
-    idempotency: IdempotencyRow, "idempotency", 1, "idempotency", Sha256, |row| row.id, |id, folder| folder.row(id);
+    idempotency: IdempotencyRow, "idempotency", 1, "idempotency", Sha256, |row| row.id, |id, folder| folder.row(id),
+        index index_answer;
     audit: AuditRow, "audit", 1, "audit", u64, |row| row.sequence, |id, folder| folder.row(id);
     observed: ObservedRow, "observed", 1, "observed", HostId, |row| row.host, |id, folder| folder.row(id);
     observed_vps: ObservedVpsRow, "observed-vps", 1, "observed-vps", VpsId, |row| row.vps, |id, folder| folder.row(id);
@@ -240,13 +259,54 @@ impl State {
     /// A host by its name. Names are free again once a host was put out of the fleet.
     #[must_use]
     pub fn host_named(&self, name: &Name) -> Option<&HostRow> {
-        let in_fleet =
-            |row: &&HostRow| !matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked);
-        self.hosts.values().map(|stored| stored.row.as_ref()).filter(in_fleet).find(|row| row.name == *name)
+        self.host_of_name.get(name).and_then(|id| self.get::<HostRow>(id))
     }
 }
 
+fn index_host(state: &mut State, old: Option<&HostRow>, new: Option<&HostRow>) {
+    let in_fleet = |row: &&HostRow| !matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked);
+    if let Some(row) = old.filter(in_fleet)
+        && state.host_of_name.get(&row.name) == Some(&row.id)
+    {
+        state.host_of_name.remove(&row.name);
+    }
+    if let Some(row) = new.filter(in_fleet) {
+        state.host_of_name.insert(row.name.clone(), row.id);
+    }
+}
+
+/// Moves a row's deadline.
+fn index_deadline<R>(
+    state: &mut State,
+    old: Option<&R>,
+    new: Option<&R>,
+    deadline: impl Fn(&R) -> Option<(UnixMillis, Deadline)>,
+) {
+    let (old, new) = (old.and_then(&deadline), new.and_then(&deadline));
+    if old == new {
+        return;
+    }
+    if let Some(old) = old {
+        state.deadlines.remove(&old);
+    }
+    if let Some(new) = new {
+        state.deadlines.insert(new);
+    }
+}
+
+fn index_enrolment(state: &mut State, old: Option<&EnrolmentRow>, new: Option<&EnrolmentRow>) {
+    index_deadline(state, old, new, |row| Some((row.expires_at, Deadline::Enrolment(row.id))));
+}
+
+fn index_answer(state: &mut State, old: Option<&IdempotencyRow>, new: Option<&IdempotencyRow>) {
+    index_deadline(state, old, new, |row| Some((row.expires_at, Deadline::Answer(row.id))));
+}
+
 fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
+    index_deadline(state, old, new, |row| {
+        let kept = row.retention.filter(|_| row.purging.is_none())?;
+        Some((kept.purge_at, Deadline::Purge(row.spec.id)))
+    });
     if let Some(row) = old {
         let mut held = state.held.get(&row.host).copied().unwrap_or_default();
         let (cores, memory) = promised(row);
@@ -295,6 +355,9 @@ fn index_address(state: &mut State, old: Option<&AddressRow>, new: Option<&Addre
 }
 
 fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&OperationRow>) {
+    index_deadline(state, old, new, |row| {
+        (!row.state.is_final()).then_some((row.deadline, Deadline::Operation(row.id)))
+    });
     if let Some(row) = old {
         state.open_operations.remove(&(row.host, row.id));
         if state.operation_of_vps.get(&row.vps) == Some(&row.id) {

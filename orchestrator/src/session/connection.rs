@@ -171,7 +171,10 @@ async fn stream(session: &Session, send: SendStream, receive: RecvStream) -> Res
     let mut reader = FrameReader::new(receive);
     let served = match reader.first().await {
         Ok(Some(ToOrchestrator::Pull { have })) => pull::run(session, send, reader, have).await,
-        Ok(Some(request)) => requests::run(session, send, request).await,
+        Ok(Some(request)) => match requests::run(session, send, request).await {
+            Ok(()) => reader.end().await.map_err(Ended::from),
+            broken => broken,
+        },
         Ok(None) => return Err(Ended::protocol("a stream ended without a request")),
         Err(error) => Err(error.into()),
     };

@@ -24,6 +24,8 @@ pub(super) enum FrameError {
     Encode(#[from] EncodeError),
     #[error("the stream ended within a frame")]
     Cut,
+    #[error("the stream goes on behind its one request")]
+    More,
     #[error("a frame did not arrive within {} s", FRAME_SECONDS_MAX.as_secs())]
     SlowRead,
     #[error("an answer was not taken within {} s", WRITE_SECONDS_MAX.as_secs())]
@@ -38,7 +40,7 @@ impl FrameError {
     /// How the connection is to be closed for it; none when only this stream is over, or the connection is anyway.
     pub(super) const fn close(&self) -> Option<Close> {
         match self {
-            Self::Decode(_) | Self::Cut => Some(Close::Protocol),
+            Self::Decode(_) | Self::Cut | Self::More => Some(Close::Protocol),
             Self::SlowRead | Self::SlowWrite => Some(Close::Slow),
             Self::Encode(_) | Self::Read(_) | Self::Write(_) => None,
         }
@@ -92,6 +94,17 @@ impl FrameReader {
     pub(super) async fn first(&mut self) -> Result<Option<ToOrchestrator>, FrameError> {
         self.deadline = Some(Instant::now() + FRAME_SECONDS_MAX);
         self.next().await
+    }
+
+    /// Hears the end of a stream whose one request is answered. One that is dropped before is told to stop, also when nothing
+    /// more is to come: a packet for each side, with every report.
+    pub(super) async fn end(&mut self) -> Result<(), FrameError> {
+        match timeout(FRAME_SECONDS_MAX, self.stream.read(&mut [0])).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(_))) => Err(FrameError::More),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(FrameError::SlowRead),
+        }
     }
 }
 

@@ -208,6 +208,12 @@ pub enum CommitError {
         #[source]
         source: Arc<StoreFailure>,
     },
+    /// A write does not end.
+    #[error("the store has been writing for {seconds} s; is its disk overloaded, or gone?")]
+    Stalled {
+        /// For how long by now.
+        seconds: u64,
+    },
     /// The store was closed.
     #[error("the store is closed: the orchestrator is shutting down")]
     Closed,
@@ -218,7 +224,7 @@ impl CommitError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy { .. } => true,
+            Self::Busy { .. } | Self::Stalled { .. } => true,
             Self::Conflict { .. }
             | Self::TooManyOperations { .. }
             | Self::TooManyBytes { .. }

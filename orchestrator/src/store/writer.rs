@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::commit::{Commit, CommitError, Expect, ReadError, Record, Revision, StoreFailure};
 use super::key::{Key, Prefix};
+use super::pulse::Pulse;
 use super::watch::{Change, Event, EventBatch, Ring, WatchStream};
 use super::{QUEUE_BYTES_MAX, QUEUE_COMMITS_MAX, Store};
 
@@ -72,6 +74,7 @@ pub(super) struct Embedded {
 
 struct Shared {
     durable: ArcSwap<Snapshot>,
+    pulse: Pulse,
     ring: Arc<Ring>,
     queued_bytes: AtomicUsize,
     queued_commits: AtomicUsize,
@@ -84,6 +87,7 @@ impl Embedded {
         let shared = Arc::new(Shared {
             ring: Ring::new(loaded.revision),
             durable: ArcSwap::from_pointee(loaded.clone()),
+            pulse: Pulse::default(),
             queued_bytes: AtomicUsize::new(0),
             queued_commits: AtomicUsize::new(0),
         });
@@ -146,6 +150,13 @@ impl Store for Embedded {
 
     fn watch(&self, folder: &Prefix, from: Revision) -> WatchStream {
         self.shared.ring.follow(folder.clone(), from)
+    }
+
+    fn ready(&self) -> Result<(), CommitError> {
+        match &self.thread {
+            Some(thread) if !thread.is_finished() => self.shared.pulse.check(Instant::now()),
+            _ => Err(CommitError::Closed),
+        }
     }
 
     fn revision(&self) -> Revision {
@@ -213,7 +224,9 @@ impl<D: Disk> Writer<D> {
         group.revision = self.newest.revision;
         group.records = self.newest.rows.len();
         if !batches.is_empty() && self.failed.is_none() {
+            self.shared.pulse.begin(Instant::now());
             self.failed = self.write(&group).err().map(Arc::new);
+            self.shared.pulse.end(self.failed.clone());
         }
         if self.failed.is_none() && !batches.is_empty() {
             self.shared.durable.store(Arc::new(self.newest.clone()));

@@ -139,3 +139,31 @@ async fn a_new_certificate_is_shown_to_new_connections_and_open_ones_go_on() {
     assert!(read_to_end(&mut open).await.starts_with("HTTP/1.1 200"));
     served.tasks.shutdown(PATIENCE).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_as_a_request_is_answered_like_any_other_error() {
+    let served = served().await;
+    let long = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(100_000));
+    let after_a_good_one = format!("{}BROKEN\r\n\r\n", served.request("/healthz", ""));
+    let table = [
+        ("nonsense\r\n\r\n", 400, "/problems/malformed"),
+        (after_a_good_one.as_str(), 400, "/problems/malformed"),
+        (long.as_str(), 431, "/problems/other"),
+    ];
+    for (request, status, kind) in table {
+        let mut stream = served.connect().await;
+        // Who is refused early may be cut off while it still sends.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let answers = read_to_end(&mut stream).await;
+        let begin = answers.rfind("HTTP/1.1 ").unwrap_or_else(|| panic!("no answer to {request:.40}"));
+        let (head, body) = answers[begin..].split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answers}");
+        for (name, value) in SECURITY_HEADERS {
+            assert!(head.contains(&format!("{name}: {value}")), "{answers}");
+        }
+        assert!(head.contains("content-type: application/problem+json"), "{answers}");
+        let problem: Problem = serde_json::from_str(body).unwrap();
+        assert_eq!((problem.status, problem.kind.as_str()), (status, kind));
+    }
+    served.tasks.shutdown(PATIENCE).await.unwrap();
+}

@@ -139,6 +139,10 @@ impl Store for Faulty {
         self.store.watch(folder, from)
     }
 
+    fn ready(&self) -> Result<(), CommitError> {
+        self.store.ready()
+    }
+
     fn revision(&self) -> Revision {
         self.store.revision()
     }
