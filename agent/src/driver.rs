@@ -11,8 +11,11 @@ pub mod engines;
 pub mod fake;
 mod helper;
 pub mod libvirt;
+mod qcow2;
 mod seed;
+pub mod snapshot;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use chom_protocol::VpsId;
@@ -21,6 +24,8 @@ use chom_protocol::host::EngineStatus;
 use chom_protocol::sample::Point;
 use chom_protocol::vps::{Sha256, VpsSpec};
 
+use snapshot::{SnapshotName, Snapshots};
+
 /// What an engine has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
@@ -28,6 +33,8 @@ pub struct Observed {
     pub engine: EngineStatus,
     /// Every guest of it, foreign ones included.
     pub guests: Vec<ObservedGuest>,
+    /// The snapshots of our guests; one that is missing here is one whose snapshots cannot be told.
+    pub snapshots: BTreeMap<VpsId, Snapshots>,
 }
 
 /// Why an engine did not do as asked.
@@ -62,8 +69,8 @@ pub trait Driver: Send + Sync + 'static {
     /// What is there now.
     fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
 
-    /// Makes all that the guest needs to start: its disk over `image` unless it has one, its seed, its definition. A
-    /// running guest keeps going. `image` and `user_data` are verified content.
+    /// Makes all that the guest needs to start: its disk over `image` (or copied from the spec's source) unless it has
+    /// one, its seed, its definition. A running guest keeps going. `image` and `user_data` are verified content.
     fn prepare(
         &self,
         spec: &VpsSpec,
@@ -82,6 +89,28 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Removes a stopped guest and all its files; what is not there is fine.
     fn destroy(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Takes a snapshot of a guest's disk, as after a power cut; a running guest keeps going. One that is there is fine.
+    fn take_snapshot(
+        &self,
+        vps: VpsId,
+        name: SnapshotName,
+    ) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Makes the disk of a guest that is off what it was in a snapshot, at the size that the spec has now. May be asked
+    /// for again until the guest is next switched on.
+    fn restore_snapshot(
+        &self,
+        spec: &VpsSpec,
+        name: SnapshotName,
+    ) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Removes a snapshot, whether the guest is on or off; one that is not there is fine.
+    fn delete_snapshot(
+        &self,
+        vps: VpsId,
+        name: SnapshotName,
+    ) -> impl Future<Output = Result<(), DriverError>> + Send;
 
     /// Measures the running guests that CHOM made.
     fn measure(&self) -> impl Future<Output = Result<Vec<Point>, DriverError>> + Send;

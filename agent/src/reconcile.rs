@@ -228,9 +228,8 @@ impl<D: Driver> Reconciler<D> {
         for (&id, want) in spec.into_iter().flat_map(|spec| &spec.vps) {
             let driver = self.glass.engines().get(want.engine);
             definitions.extend(driver.and_then(|driver| driver.definition(want)).map(|digest| (id, digest)));
-            for sha256 in
-                [Some(want.image.sha256), want.user_data.map(|blob| blob.sha256)].into_iter().flatten()
-            {
+            let user_data = want.user_data.map(|blob| blob.sha256);
+            for sha256 in want.images().map(|image| image.sha256).chain(user_data) {
                 if blobs.contains_key(&sha256) {
                     continue;
                 }
@@ -265,6 +264,7 @@ impl<D: Driver> Reconciler<D> {
                 | Action::Start { vps, .. }
                 | Action::Shutdown { vps }
                 | Action::PowerOff { vps }
+                | Action::Snapshot { vps, .. }
                 | Action::Destroy { vps, .. } => {
                     let Some(engine) = spec.and_then(|spec| spec.engine_of(*vps)) else { continue };
                     let at_work = at_work.entry(engine).or_insert_with(|| self.work.busy_with(spec, engine));
@@ -445,5 +445,5 @@ fn failure(problem: String, before: u32, retryable: bool, now: UnixMillis) -> Fa
         true => (RETRY_SECONDS_MIN << before.min(16)).min(RETRY_SECONDS_MAX),
         false => RETRY_SECONDS_MAX,
     };
-    Failure { problem, count, retry_at: now.plus_seconds(seconds) }
+    Failure { problem, count, lasting: !retryable, retry_at: now.plus_seconds(seconds) }
 }

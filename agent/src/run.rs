@@ -21,6 +21,7 @@ use crate::driver::any::AnyDriver;
 use crate::driver::fake::FakeDriver;
 use crate::driver::libvirt::LibvirtDriver;
 use crate::durable::SealedError;
+use crate::image::ImageCache;
 use crate::measure::Probe;
 use crate::supervise::SuperviseError;
 use crate::view::View;
@@ -112,7 +113,8 @@ async fn driver(config: &Config, engine: Engine) -> Result<Option<AnyDriver>, Ru
             let verdict =
                 acceleration::determine(config.acceleration, &config.state_directory, &kernel).await;
             info!(acceleration = ?verdict.acceleration, reason = verdict.reason, "guests' processors");
-            let driver = LibvirtDriver::new(config.helper.clone(), config.vps_directory(), verdict);
+            let images = ImageCache::new(config.settings().image_directory);
+            let driver = LibvirtDriver::new(config.helper.clone(), config.vps_directory(), images, verdict);
             Ok(Some(AnyDriver::Libvirt(Box::new(driver))))
         }
         Engine::Incus => {

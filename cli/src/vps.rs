@@ -19,6 +19,7 @@ use crate::shell::eprint_line;
 
 mod network;
 mod render;
+mod snapshot;
 
 /// Where VPSs are in the API.
 const PATH: &str = "/api/vps-servers";
@@ -57,6 +58,18 @@ pub(crate) enum VpsCommand {
         #[command(flatten)]
         confirmation: Confirmation,
     },
+    /// Takes, lists, restores and removes snapshots of a VPS's disk
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Makes a new VPS from another's disk, on the same host
+    Clone(snapshot::CloneOptions),
+    /// Boots a VPS from a rescue image, its own disk attached as the second one
+    Rescue(snapshot::RescueOptions),
+    /// Boots a VPS from its own disk again
+    Unrescue(Target),
+    /// Changes what is in a VPS's CD-ROM drive
+    #[command(subcommand)]
+    Iso(snapshot::IsoCommand),
     /// Stops reconciling a VPS, while somebody repairs it by hand
     Hold(Target),
     /// Reconciles a VPS again
@@ -173,6 +186,11 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             finish(session, &client, accepted, target.wait)
         }
         VpsCommand::Purge { target, confirmation } => purge(session, target, confirmation),
+        VpsCommand::Snapshot(command) => snapshot::run(session, command),
+        VpsCommand::Clone(options) => snapshot::clone(session, options),
+        VpsCommand::Rescue(options) => snapshot::rescue(session, options),
+        VpsCommand::Unrescue(target) => act(session, target, "unrescue"),
+        VpsCommand::Iso(command) => snapshot::iso(session, command),
         VpsCommand::Hold(target) => hold(session, target, true),
         VpsCommand::Unhold(target) => hold(session, target, false),
         VpsCommand::Network(command) => network::run(session, command),

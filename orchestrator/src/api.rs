@@ -35,6 +35,7 @@ mod refusals;
 mod request;
 mod server;
 mod smtp;
+mod snapshots;
 mod system;
 mod vps_network;
 mod vps_servers;
@@ -142,6 +143,13 @@ fn with_vps(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(vps_servers::undelete))
         .routes(routes!(vps_servers::purge))
         .routes(routes!(vps_servers::hold))
+        .routes(routes!(snapshots::list, snapshots::take))
+        .routes(routes!(snapshots::delete))
+        .routes(routes!(snapshots::restore))
+        .routes(routes!(snapshots::clone))
+        .routes(routes!(snapshots::rescue))
+        .routes(routes!(snapshots::unrescue))
+        .routes(routes!(snapshots::attach_iso, snapshots::detach_iso))
         .routes(routes!(vps_network::show, vps_network::change))
         .routes(routes!(vps_network::change_addresses))
 }

@@ -168,7 +168,7 @@ fn load_one(image: &config::Image, known: &Digests) -> Result<(Image, Digest), I
     let mut file = File::open(path).map_err(unreadable)?;
     let stamp = Stamp::of(&file).map_err(unreadable)?;
     let virtual_size = match format {
-        ImageFormat::Raw => stamp.size,
+        ImageFormat::Raw | ImageFormat::Iso => stamp.size,
         // What it unpacks to is not written in it.
         ImageFormat::IncusTarball => 0,
         ImageFormat::Qcow2 => {

@@ -9,6 +9,7 @@ pub mod hosts;
 pub mod networks;
 pub mod operations;
 pub mod smtp;
+pub mod snapshots;
 pub mod vps_servers;
 
 use serde::{Deserialize, Serialize};

@@ -20,7 +20,7 @@ use crate::vps::{Sha256, VpsState};
 pub const HELPER_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Raised when helpers turn the same definition into another guest, so that guests are defined again after an upgrade.
-pub const GUEST_LAYOUT: u32 = 1;
+pub const GUEST_LAYOUT: u32 = 2;
 
 /// What the agent asks of a helper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,8 +55,29 @@ pub enum HelperRequest {
         /// Which.
         vps: VpsId,
     },
+    /// Takes or removes a snapshot inside the qcow2 file of a guest that runs: nobody but its QEMU may write to it then.
+    /// Answered by `Off` for a guest that does not run.
+    Snapshot {
+        /// Which.
+        vps: VpsId,
+        /// The file.
+        disk: PathBuf,
+        /// What the snapshot is called in it.
+        name: String,
+        /// What to do with it.
+        change: SnapshotChange,
+    },
     /// Measures every running guest that CHOM made.
     Measure,
+}
+
+/// What to do with a snapshot of a guest that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotChange {
+    /// Take it. That it is not there yet is for the agent to look: QEMU refuses a name twice.
+    Take,
+    /// Remove it.
+    Delete,
 }
 
 /// What a helper answers.
@@ -76,6 +97,8 @@ pub enum HelperReply {
     },
     /// It is so now.
     Done,
+    /// The guest is off: its files are the agent's to change.
+    Off,
     /// Answer to `Measure`.
     Measured {
         /// Points of VPSs only.
@@ -120,6 +143,12 @@ pub struct GuestDefinition {
     pub acceleration: Acceleration,
     /// Its disk, qcow2.
     pub disk: PathBuf,
+    /// The disk that it boots from in rescue mode, qcow2; its own becomes the second one.
+    pub rescue: Option<PathBuf>,
+    /// What is in its CD-ROM drive, ISO 9660, read-only.
+    pub cdrom: Option<PathBuf>,
+    /// Whether it tries to boot from its CD-ROM drive first.
+    pub cdrom_first: bool,
     /// Its NoCloud seed, ISO 9660, read-only.
     pub seed: PathBuf,
     /// Where its serial console is written.

@@ -78,6 +78,10 @@ id!(
     JobId, "job"
 );
 id!(
+    /// One snapshot of a VPS's disk; also its mark in the engine.
+    SnapshotId, "snapshot"
+);
+id!(
     /// One alert: a cause that fires and resolves.
     AlertId, "alert"
 );

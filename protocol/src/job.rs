@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{JobId, VpsId};
+use crate::id::{JobId, SnapshotId, VpsId};
 use crate::units::{Generation, UnixMillis};
 
 /// A one-shot task: started once, finished or undone after a crash, its result kept until acknowledged.
@@ -23,6 +23,49 @@ pub enum JobKind {
         /// Which VPS.
         vps: VpsId,
     },
+    /// Takes a snapshot of its disk; a VPS that runs keeps running.
+    TakeSnapshot {
+        /// Of which VPS.
+        vps: VpsId,
+        /// What it becomes.
+        snapshot: SnapshotId,
+    },
+    /// Makes its disk what it was in a snapshot. The VPS is stopped for it, and started again if it should run.
+    RestoreSnapshot {
+        /// Of which VPS.
+        vps: VpsId,
+        /// Which.
+        snapshot: SnapshotId,
+    },
+    /// Removes a snapshot; one that is not there is removed already.
+    DeleteSnapshot {
+        /// Of which VPS.
+        vps: VpsId,
+        /// Which.
+        snapshot: SnapshotId,
+    },
+}
+
+impl JobKind {
+    /// The VPS that it works on.
+    #[must_use]
+    pub fn vps(&self) -> VpsId {
+        match *self {
+            Self::Restart { vps }
+            | Self::TakeSnapshot { vps, .. }
+            | Self::RestoreSnapshot { vps, .. }
+            | Self::DeleteSnapshot { vps, .. } => vps,
+        }
+    }
+
+    /// Whether it changes a VPS's snapshots or disk: once given it is seen through, since half of it is worse than none.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        match self {
+            Self::Restart { .. } => false,
+            Self::TakeSnapshot { .. } | Self::RestoreSnapshot { .. } | Self::DeleteSnapshot { .. } => true,
+        }
+    }
 }
 
 /// How a job ended.

@@ -12,7 +12,7 @@ pub mod units;
 pub mod vps;
 
 pub use id::{
-    AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, TokenId,
-    VpsId,
+    AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, SnapshotId,
+    TokenId, VpsId,
 };
 pub use units::{Bytes, Generation, UnixMillis};

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Name, VpsId};
+use crate::id::{Name, SnapshotId, VpsId};
 use crate::network::{Attachment, Firewall, Rate, Traffic};
 use crate::units::{Bytes, UnixMillis};
 
@@ -111,6 +111,8 @@ pub enum ImageFormat {
     Raw,
     /// A unified image of Incus: one tar archive, compressed or not, with `metadata.yaml` and `rootfs/`.
     IncusTarball,
+    /// A medium for a CD-ROM drive (ISO 9660): attached to VMs, never what a VPS is made from.
+    Iso,
 }
 
 impl std::fmt::Display for ImageFormat {
@@ -119,6 +121,7 @@ impl std::fmt::Display for ImageFormat {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
             Self::IncusTarball => "incus_tarball",
+            Self::Iso => "iso",
         })
     }
 }
@@ -143,6 +146,24 @@ pub struct BlobReference {
     pub sha256: Sha256,
     /// Its size.
     pub size: Bytes,
+}
+
+/// What a VPS's disk was first copied from, in place of its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneSource {
+    /// The VPS, on the same host.
+    pub vps: VpsId,
+    /// Its disk as it was in this snapshot; as it is now where absent.
+    pub snapshot: Option<SnapshotId>,
+}
+
+/// A medium in a VM's CD-ROM drive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsoMedium {
+    /// The medium, of format [`ImageFormat::Iso`].
+    pub image: ImageReference,
+    /// Whether the VM tries to boot from it before its disk.
+    pub boot_first: bool,
 }
 
 /// Whether a VPS should run.
@@ -258,6 +279,12 @@ pub struct VpsSpec {
     pub ssh_keys: Vec<String>,
     /// cloud-init user data.
     pub user_data: Option<BlobReference>,
+    /// What its disk is copied from when it is first made.
+    pub source: Option<CloneSource>,
+    /// It boots this image, on a disk that is thrown away afterwards, with its own disk as the second one.
+    pub rescue: Option<ImageReference>,
+    /// What is in its CD-ROM drive.
+    pub iso: Option<IsoMedium>,
 }
 
 impl VpsSpec {
@@ -265,6 +292,12 @@ impl VpsSpec {
     #[must_use]
     pub fn wants_running(&self) -> bool {
         self.power == Power::Running && !self.retained
+    }
+
+    /// Every image that the host must have for it.
+    pub fn images(&self) -> impl Iterator<Item = &ImageReference> {
+        let iso = self.iso.as_ref().map(|medium| &medium.image);
+        [Some(&self.image), self.rescue.as_ref(), iso].into_iter().flatten()
     }
 
     /// About how much memory it takes; its SSH keys are most of it.
@@ -325,6 +358,19 @@ pub struct VpsStatus {
     pub progress: Option<String>,
     /// What went over its card; none: not counted yet.
     pub traffic: Option<Traffic>,
+    /// The snapshots of it that its engine has, in order of id; none where the engine could not say.
+    pub snapshots: Option<Vec<SnapshotStatus>>,
+}
+
+/// A snapshot as the engine has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// Which.
+    pub id: SnapshotId,
+    /// When it was taken, by the host's clock.
+    pub taken_at: UnixMillis,
+    /// Size that the disk had then; none where the engine cannot say.
+    pub disk: Option<Bytes>,
 }
 
 /// A guest on the host that CHOM did not make: reported, never touched.

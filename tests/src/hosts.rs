@@ -129,11 +129,13 @@ pub struct SiteOptions {
     pub moved_grace_seconds: u32,
     /// Run inside each host before the agent is started, by sh.
     pub prepare: &'static str,
+    /// The file of a CD-ROM, listed as `installer`.
+    pub iso: Option<PathBuf>,
 }
 
 impl Default for SiteOptions {
     fn default() -> Self {
-        Self { moved_grace_seconds: 5, prepare: "true" }
+        Self { moved_grace_seconds: 5, prepare: "true", iso: None }
     }
 }
 
@@ -159,6 +161,7 @@ impl Site {
         let orchestrator = Orchestrator::start(Options {
             address: orchestrator_address(place.0),
             image: Some(image),
+            iso: options.iso.clone(),
             engine: "libvirt",
             stop_grace_seconds: 20,
             memory_mib: 192,

@@ -38,6 +38,8 @@ pub struct Options {
     pub behind_proxy: bool,
     /// Image file; a small made-up one if none is given.
     pub image: Option<PathBuf>,
+    /// The file of a CD-ROM, listed as `installer`.
+    pub iso: Option<PathBuf>,
     /// The engine of the image.
     pub engine: &'static str,
     /// Where the store is; in the orchestrator's own folder if none is given.
@@ -61,6 +63,7 @@ impl Default for Options {
             report_seconds: 1,
             behind_proxy: false,
             image: None,
+            iso: None,
             engine: "fake",
             state: None,
             memory_mib: 64,
@@ -336,6 +339,13 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
          minimum_disk_mib = 1\ndefault = true\n"
     )
     .unwrap();
+    if let Some(iso) = &options.iso {
+        write!(
+            text,
+            "\n[[image]]\nname = \"installer\"\nfile = {iso:?}\nengine = \"{engine}\"\nformat = \"iso\"\n"
+        )
+        .unwrap();
+    }
     let config = folder.join("orchestrator.toml");
     fs::write(&config, text).unwrap();
     config

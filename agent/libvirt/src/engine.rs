@@ -11,12 +11,13 @@ use virt::network::Network;
 use virt::sys;
 
 use crate::problem::Problem;
+use crate::snapshot;
 use crate::state::vps_state;
 use crate::stats::{self, DomainStats};
 use crate::xml::{self, Mark};
 
 const URI: &str = "qemu:///system";
-/// Disks and cards of one VPS that are measured; CHOM gives it two and one.
+/// Disks and cards of one VPS that are measured; CHOM gives it at most four and one.
 const DEVICES_PER_GUEST_MAX: u64 = 8;
 /// Points of one answer: keeps it well within a frame (about 40 bytes each).
 const POINTS_MAX: usize = 16 * 1024;
@@ -51,6 +52,9 @@ impl Engine {
             HelperRequest::Shutdown { vps } => shutdown(connect, *vps),
             HelperRequest::PowerOff { vps } => power_off(connect, *vps),
             HelperRequest::Undefine { vps } => undefine(connect, *vps),
+            HelperRequest::Snapshot { vps, disk, name, change } => {
+                snapshot::change(connect, *vps, disk, name, *change)
+            }
         }
     }
 
@@ -137,9 +141,12 @@ fn points_of(vps: VpsId, stats: &DomainStats) -> Vec<Point> {
     push(Metric::VpsCpuSeconds, "", number("cpu.time").map(|nanoseconds| nanoseconds / NANOSECONDS));
     push(Metric::VpsMemory, "", number("balloon.rss").map(|kibibytes| kibibytes * 1024.0));
     for at in 0..stats.number("block.count").unwrap_or(0).min(DEVICES_PER_GUEST_MAX) {
-        // The seed (vdb) is read once at boot: nothing to watch.
-        let name = stats.texts.get(&format!("block.{at}.name")).map(String::as_str);
-        let Some(label) = name.filter(|name| *name != "vdb") else { continue };
+        // The seed (an ISO file) is read once at boot and a CD-ROM (sda) now and then: nothing to watch.
+        let text = |part| stats.texts.get(&format!("block.{at}.{part}")).map(String::as_str);
+        if text("path").is_some_and(|path| path.ends_with(".iso")) {
+            continue;
+        }
+        let Some(label) = text("name").filter(|name| !name.starts_with("sd")) else { continue };
         push(Metric::VpsDiskReadBytes, label, number(&format!("block.{at}.rd.bytes")));
         push(Metric::VpsDiskWrittenBytes, label, number(&format!("block.{at}.wr.bytes")));
         push(Metric::VpsDiskAllocated, label, number(&format!("block.{at}.allocation")));
@@ -167,10 +174,28 @@ fn define(connect: &Connect, guest: &GuestDefinition) -> Result<HelperReply, Pro
     }
     ensure_network(connect)?;
     let document = xml::domain(guest, &mark).map_err(Problem::State)?;
-    connect
+    let domain = connect
         .define_domain_xml(&document)
         .map_err(Problem::libvirt(format!("cannot define the guest of VPS {}", guest.vps)))?;
+    change_medium(&domain, guest)?;
     Ok(HelperReply::Done)
+}
+
+/// Puts another medium into the drive of a guest that runs, or takes it out, at once.
+fn change_medium(domain: &Domain, guest: &GuestDefinition) -> Result<(), Problem> {
+    let doing = || format!("cannot change the CD-ROM of VPS {}", guest.vps);
+    if !domain.is_active().map_err(Problem::libvirt(doing()))? {
+        return Ok(());
+    }
+    let live = domain.xml_desc(0).map_err(Problem::libvirt(doing()))?;
+    let wanted = xml::cdrom(guest.cdrom.as_deref()).map_err(Problem::State)?;
+    // A guest that was switched on without a drive gets it at its next start.
+    if xml::medium(&live).is_none_or(|has| Some(has) == xml::medium(&wanted)) {
+        return Ok(());
+    }
+    // Forced: a guest that holds the tray does not keep the medium.
+    let flags = sys::VIR_DOMAIN_DEVICE_MODIFY_LIVE | sys::VIR_DOMAIN_DEVICE_MODIFY_FORCE;
+    domain.update_device_flags(&wanted, flags).map(drop).map_err(Problem::libvirt(doing()))
 }
 
 fn start(connect: &Connect, vps: VpsId) -> Result<HelperReply, Problem> {
@@ -233,7 +258,7 @@ fn done_if_off<T>(domain: &Domain, outcome: Result<T, Error>, doing: String) -> 
 }
 
 /// The domain of a VPS, if there is one; an error if it does not carry CHOM's mark.
-fn find_ours(connect: &Connect, vps: VpsId) -> Result<Option<Domain>, Problem> {
+pub(crate) fn find_ours(connect: &Connect, vps: VpsId) -> Result<Option<Domain>, Problem> {
     let doing = || format!("cannot look up the guest of VPS {vps}");
     let domain = match connect.lookup_domain_by_uuid(vps.uuid()) {
         Ok(domain) => domain,

@@ -5,6 +5,7 @@
 mod engine;
 mod problem;
 mod serve;
+mod snapshot;
 mod state;
 mod stats;
 mod xml;

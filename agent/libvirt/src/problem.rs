@@ -14,6 +14,14 @@ pub(crate) enum Problem {
         /// What libvirt said.
         said: Error,
     },
+    /// QEMU refused or failed.
+    #[error("{doing}: QEMU says: {said}{}", advice_on(said))]
+    Qemu {
+        /// What was being done.
+        doing: String,
+        /// What QEMU said.
+        said: String,
+    },
     /// The guest was not made by CHOM.
     #[error(
         "the guest `{name}` has the id of a VPS but not CHOM's mark, so it is left alone: rename or remove it with virsh, \
@@ -49,7 +57,7 @@ impl Problem {
                 )
             ),
             Self::Foreign { .. } => false,
-            Self::State(_) => true,
+            Self::State(_) | Self::Qemu { .. } => true,
         }
     }
 
@@ -61,7 +69,21 @@ impl Problem {
 
 /// What to do about it, where that is known; begins with its own separator.
 fn advice(error: &Error) -> &'static str {
-    let message = error.message();
+    match (advice_on(error.message()), error.code().known()) {
+        ("", Some(ErrorNumber::NoConnect)) => "; is libvirtd running? see `systemctl status libvirtd`",
+        ("", Some(ErrorNumber::AuthFailed | ErrorNumber::AuthUnavailable | ErrorNumber::AccessDenied)) => {
+            "; the agent must be allowed to manage qemu:///system: run it as root"
+        }
+        ("", Some(ErrorNumber::NoNetwork)) => "; see `virsh net-list --all`",
+        ("", Some(ErrorNumber::ConfigUnsupported)) => {
+            "; see `virsh domcapabilities` for what this QEMU offers"
+        }
+        (known, _) => known,
+    }
+}
+
+/// The same, by words alone.
+fn advice_on(message: &str) -> &'static str {
     let any = |needles: &[&str]| needles.iter().any(|needle| message.contains(needle));
     if any(&["Failed to connect socket", "Connection refused", "End of file while reading", "Broken pipe"]) {
         return "; is libvirtd running? see `systemctl status libvirtd` and its journal";
@@ -79,15 +101,7 @@ fn advice(error: &Error) -> &'static str {
     if any(&["already in use by interface", "already exists and is not"]) {
         return "; another network has that bridge or those addresses: see `virsh net-list --all` and `ip address`";
     }
-    match error.code().known() {
-        Some(ErrorNumber::NoConnect) => "; is libvirtd running? see `systemctl status libvirtd`",
-        Some(ErrorNumber::AuthFailed | ErrorNumber::AuthUnavailable | ErrorNumber::AccessDenied) => {
-            "; the agent must be allowed to manage qemu:///system: run it as root"
-        }
-        Some(ErrorNumber::NoNetwork) => "; see `virsh net-list --all`",
-        Some(ErrorNumber::ConfigUnsupported) => "; see `virsh domcapabilities` for what this QEMU offers",
-        _ => "",
-    }
+    ""
 }
 
 /// An error and all its causes, on one line.

@@ -33,12 +33,18 @@ pub(crate) fn network() -> String {
 
 /// The domain of a guest.
 ///
-/// Machine q35 with only virtio devices, the seed too: cloud kernels have no SATA driver. Caching on the host is off,
-/// so that what the guest flushed is on disk and host memory is not spent twice. The console is a terminal
-/// (`virsh console`) whose output virtlogd also writes to the log, and rotates.
+/// Machine q35 with virtio devices, the seed too: cloud kernels have no SATA driver. Only the CD-ROM drive, which is for
+/// installers of any system, is on SATA; it is always there, so that a medium can come and go while the guest runs.
+/// Caching on the host is off, so that what the guest flushed is on disk and host memory is not spent twice. The console
+/// is a terminal (`virsh console`) whose output virtlogd also writes to the log, and rotates.
 pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, String> {
-    let disk = path(&guest.disk)?;
     let seed = path(&guest.seed)?;
+    let disks = guest.rescue.iter().chain([&guest.disk]);
+    let disks: Vec<String> = disks.map(|disk| path(disk)).collect::<Result<_, _>>()?;
+    let seed_letter = if guest.rescue.is_some() { 'c' } else { 'b' };
+    let disks: String = ('a'..).zip(disks).map(|(letter, disk)| own_disk(letter, &disk)).collect();
+    let cdrom = cdrom(guest.cdrom.as_deref())?;
+    let first = if guest.cdrom_first { "<boot dev='cdrom'/>\n    " } else { "" };
     let console = path(&guest.console_log)?;
     let name = GuestDefinition::guest_name(guest.vps);
     let (kind, cpu, clock) = match guest.acceleration {
@@ -64,7 +70,7 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
   <vcpu placement='static'>{cores}</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <boot dev='hd'/>
+    {first}<boot dev='hd'/>
     <bios useserial='yes'/>
   </os>
   <features><acpi/><apic/></features>
@@ -74,18 +80,13 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='qcow2' cache='none' discard='unmap' detect_zeroes='unmap'/>
-      <source file='{disk}'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-    <disk type='file' device='disk'>
+{disks}    <disk type='file' device='disk'>
       <driver name='qemu' type='raw' cache='none'/>
       <source file='{seed}'/>
-      <target dev='vdb' bus='virtio'/>
+      <target dev='vd{seed_letter}' bus='virtio'/>
       <readonly/>
     </disk>
-{card}
+{cdrom}{card}
     <serial type='pty'>
       <log file='{console}' append='on'/>
       <target port='0'/>
@@ -133,6 +134,40 @@ fn card(guest: &GuestDefinition) -> String {
         "    <interface type='{kind}'>\n      <mac address='{mac}'/>\n      {source}\n      <target dev='{port}'/>\n      \
          <model type='virtio'/>\n    </interface>"
     )
+}
+
+/// A disk that the guest writes to.
+fn own_disk(letter: char, file: &str) -> String {
+    format!(
+        "    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' cache='none' discard='unmap' detect_zeroes='unmap'/>
+      <source file='{file}'/>
+      <target dev='vd{letter}' bus='virtio'/>
+    </disk>\n"
+    )
+}
+
+/// The CD-ROM drive, with a medium or empty.
+pub(crate) fn cdrom(medium: Option<&Path>) -> Result<String, String> {
+    let source = match medium {
+        Some(medium) => format!("      <source file='{}'/>\n", path(medium)?),
+        None => String::new(),
+    };
+    Ok(format!(
+        "    <disk type='file' device='cdrom'>
+      <driver name='qemu' type='raw'/>
+{source}      <target dev='sda' bus='sata'/>
+      <readonly/>
+    </disk>\n"
+    ))
+}
+
+/// The file in the CD-ROM drive of a document, escaped as it stands there; empty if the drive is, none without a drive.
+pub(crate) fn medium(document: &str) -> Option<&str> {
+    let (_, drive) = document.split_once("device='cdrom'")?;
+    let (drive, _) = drive.split_once("</disk>")?;
+    let file = drive.split_once("<source ").and_then(|(_, source)| attribute(source, "file"));
+    Some(file.unwrap_or_default())
 }
 
 /// The mark in a domain's metadata element, as `virDomainGetMetadata` gives it; none if it is not one of ours.
@@ -204,6 +239,9 @@ mod tests {
             memory: Bytes::mib(256),
             acceleration: Acceleration::Tcg,
             disk: folder.join("disk.qcow2"),
+            rescue: None,
+            cdrom: None,
+            cdrom_first: false,
             seed: folder.join("seed.iso"),
             console_log: folder.join("console.log"),
             mac: [0x52, 0x54, 0, 0xab, 1, 0xff],
@@ -248,6 +286,11 @@ mod tests {
                   <driver name='qemu' type='raw' cache='none'/>
                   <source file='/var/lib/chom/vps/0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e/seed.iso'/>
                   <target dev='vdb' bus='virtio'/>
+                  <readonly/>
+                </disk>
+                <disk type='file' device='cdrom'>
+                  <driver name='qemu' type='raw'/>
+                  <target dev='sda' bus='sata'/>
                   <readonly/>
                 </disk>
                 <interface type='network'>
@@ -310,12 +353,6 @@ mod tests {
     fn acceleration_changes_only_processor_and_clock() {
         let kvm = render(&GuestDefinition { acceleration: Acceleration::Kvm, ..guest() });
         let tcg = render(&guest());
-        let only = |a: &str, b: &str| -> String {
-            a.lines()
-                .filter(|line| !b.lines().any(|other| other == *line))
-                .map(|l| format!("{l}\n"))
-                .collect()
-        };
         expect![[r#"
             <domain type='kvm'>
               <cpu mode='host-passthrough' check='none' migratable='on'/>
@@ -326,6 +363,35 @@ mod tests {
               </clock>
         "#]]
         .assert_eq(&only(&kvm, &tcg));
+    }
+
+    fn only(a: &str, b: &str) -> String {
+        let only = a.lines().filter(|line| !b.lines().any(|other| other == *line));
+        only.map(|line| format!("{line}\n")).collect()
+    }
+
+    #[test]
+    fn a_rescue_disk_comes_first_and_a_medium_is_booted_from_first_when_asked_to() {
+        let rescue = GuestDefinition {
+            rescue: Some("/v/rescue-1.qcow2".into()),
+            cdrom: Some("/images/ab&".into()),
+            cdrom_first: true,
+            ..guest()
+        };
+        let (rescue, plain) = (render(&rescue), render(&guest()));
+        expect![[r#"
+                <boot dev='cdrom'/>
+                  <source file='/v/rescue-1.qcow2'/>
+                  <target dev='vdc' bus='virtio'/>
+                  <source file='/images/ab&amp;'/>
+        "#]]
+        .assert_eq(&only(&rescue, &plain));
+        let place = |needle: &str| rescue.find(needle).unwrap();
+        assert!(place("rescue-1.qcow2") < place("disk.qcow2"));
+        assert_eq!(
+            (medium(&rescue), medium(&plain), medium("<domain/>")),
+            (Some("/images/ab&amp;"), Some(""), None)
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use chom_protocol::vps::{Sha256, VpsSpec};
 
 use super::fake::FakeDriver;
 use super::libvirt::LibvirtDriver;
+use super::snapshot::SnapshotName;
 use super::{Driver, DriverError, Observed};
 
 /// One of the engines.
@@ -61,6 +62,18 @@ impl Driver for AnyDriver {
 
     async fn destroy(&self, vps: VpsId) -> Result<(), DriverError> {
         each!(self, driver => driver.destroy(vps).await)
+    }
+
+    async fn take_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        each!(self, driver => driver.take_snapshot(vps, name).await)
+    }
+
+    async fn restore_snapshot(&self, spec: &VpsSpec, name: SnapshotName) -> Result<(), DriverError> {
+        each!(self, driver => driver.restore_snapshot(spec, name).await)
+    }
+
+    async fn delete_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        each!(self, driver => driver.delete_snapshot(vps, name).await)
     }
 
     async fn measure(&self) -> Result<Vec<Point>, DriverError> {

@@ -8,13 +8,16 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chom_protocol::vps::{ImageFormat, VpsSpec};
+use chom_protocol::vps::{ImageFormat, ImageReference, VpsSpec};
 use chom_protocol::{Bytes, Name, VpsId};
 use serde::Deserialize;
 
 use super::command::{CommandError, Program};
 use super::seed::{SEED_PREFIX, SEED_SUFFIX, Seed};
+use super::snapshot::SnapshotName;
 use crate::durable;
+
+mod snapshots;
 
 /// Making an overlay or reading a header touches a few blocks; a minute is a disk that hangs.
 const QEMU_IMG: Program =
@@ -23,6 +26,8 @@ const QEMU_IMG: Program =
 const XORRISO: Program = Program { name: "xorriso", package: "xorriso", deadline: Duration::from_secs(60) };
 /// The agent's alone to list, QEMU's user may pass through to the files that libvirt gives it.
 const FOLDER_MODE: u32 = 0o711;
+/// How the names of disks for rescue mode begin: they hold nothing that is kept.
+const RESCUE_PREFIX: &str = "rescue-";
 /// A seed may hold secrets: the agent's and, by libvirt, QEMU's.
 const SEED_MODE: u32 = 0o600;
 
@@ -31,6 +36,7 @@ const SEED_MODE: u32 = 0o600;
 pub(crate) struct VpsFiles {
     pub(crate) folder: PathBuf,
     pub(crate) disk: PathBuf,
+    pub(crate) rescue: Option<PathBuf>,
     pub(crate) seed: PathBuf,
     pub(crate) console_log: PathBuf,
 }
@@ -93,6 +99,17 @@ pub enum DiskError {
         /// Size that the image shows to a guest.
         image: Bytes,
     },
+    /// Nothing to copy it from.
+    #[error(
+        "it is to be copied from VPS {vps}, whose disk is not on this host or has no snapshot `{name}` any more: delete \
+         this VPS and make the copy anew"
+    )]
+    Source {
+        /// From which VPS.
+        vps: VpsId,
+        /// From which snapshot.
+        name: SnapshotName,
+    },
     /// Not a folder that the agent made.
     #[error("`{}` is not a folder but something else: the agent did not make it and leaves it; remove it by hand", path.display())]
     Folder {
@@ -105,7 +122,7 @@ impl DiskError {
     /// Whether trying again may help.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            Self::Io { .. } | Self::Command(_) | Self::Answer { .. } => true,
+            Self::Io { .. } | Self::Command(_) | Self::Answer { .. } | Self::Source { .. } => true,
             Self::Image { .. } | Self::Format { .. } | Self::Small { .. } | Self::Folder { .. } => false,
         }
     }
@@ -117,6 +134,7 @@ impl DiskError {
 struct ImageInfo {
     virtual_size: u64,
     backing_filename: Option<String>,
+    backing_filename_format: Option<String>,
     format_specific: Option<FormatSpecific>,
 }
 
@@ -141,7 +159,11 @@ impl Disks {
     pub(crate) fn files(&self, spec: &VpsSpec) -> VpsFiles {
         let folder = self.folder(spec.id);
         VpsFiles {
-            disk: folder.join("disk.qcow2"),
+            disk: self.disk(spec.id),
+            rescue: spec.rescue.as_ref().map(|image| {
+                let digest = image.sha256.to_string();
+                folder.join(format!("{RESCUE_PREFIX}{}.qcow2", &digest[..16]))
+            }),
             seed: folder.join(Seed::of(spec).file_name()),
             console_log: folder.join("console.log"),
             folder,
@@ -152,11 +174,13 @@ impl Disks {
         self.root.join(vps.to_string())
     }
 
-    /// Makes what is missing of a VPS's files: the disk as an overlay on `image`, the seed. What is there stays.
+    /// Makes what is missing of a VPS's files: the disk as an overlay on `image` or as a copy of its source, the disk for
+    /// rescue mode, the seed. What is there stays. `rescue` is the file of the rescue image, if there is to be one.
     pub(crate) async fn prepare(
         &self,
         spec: &VpsSpec,
         image: &Path,
+        rescue: Option<&Path>,
         user_data: Option<&[u8]>,
     ) -> Result<VpsFiles, DiskError> {
         let files = self.files(spec);
@@ -168,7 +192,15 @@ impl Disks {
                 .map_err(io_error("make the folder", folder))?;
         }
         if !exists(&files.disk)? {
-            create_disk(spec, image, &files.disk).await?;
+            match spec.source {
+                None => create_overlay(&spec.image, image, Some(spec.disk), &files.disk).await?,
+                Some(source) => self.copy_disk(spec, source).await?,
+            }
+        }
+        if let (Some(reference), Some(image), Some(disk)) = (&spec.rescue, rescue, &files.rescue)
+            && !exists(disk)?
+        {
+            create_overlay(reference, image, None, disk).await?;
         }
         if !exists(&files.seed)? {
             create_seed(spec, user_data, &files).await?;
@@ -176,13 +208,16 @@ impl Disks {
         Ok(files)
     }
 
-    /// Removes seeds that the guest's definition does not name any more. A guest that runs keeps what it has open.
-    pub(crate) fn remove_old_seeds(&self, files: &VpsFiles) -> Result<(), DiskError> {
+    /// Removes seeds and rescue disks that the guest's definition does not name any more. A guest that runs keeps what it
+    /// has open.
+    pub(crate) fn remove_old_files(&self, files: &VpsFiles) -> Result<(), DiskError> {
         let read = io_error("read the folder", &files.folder);
         for entry in fs::read_dir(&files.folder).map_err(read)? {
             let path = entry.map_err(io_error("read the folder", &files.folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with(SEED_PREFIX) && name.ends_with(SEED_SUFFIX) && path != files.seed {
+            let old_seed = name.starts_with(SEED_PREFIX) && name.ends_with(SEED_SUFFIX) && path != files.seed;
+            let old_rescue = name.starts_with(RESCUE_PREFIX) && Some(&path) != files.rescue.as_ref();
+            if old_seed || old_rescue {
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
             }
         }
@@ -204,27 +239,33 @@ impl Disks {
     }
 }
 
-async fn create_disk(spec: &VpsSpec, image: &Path, disk: &Path) -> Result<(), DiskError> {
-    let format = match spec.image.format {
+/// Makes a disk that stands on an image; as large as the image where no size is given.
+async fn create_overlay(
+    reference: &ImageReference,
+    image: &Path,
+    size: Option<Bytes>,
+    disk: &Path,
+) -> Result<(), DiskError> {
+    let format = match reference.format {
         ImageFormat::Qcow2 => "qcow2",
         ImageFormat::Raw => "raw",
-        format @ ImageFormat::IncusTarball => {
-            return Err(DiskError::Format { image: spec.image.name.clone(), format });
+        format @ (ImageFormat::IncusTarball | ImageFormat::Iso) => {
+            return Err(DiskError::Format { image: reference.name.clone(), format });
         }
     };
-    check_image(spec, image, format).await?;
+    check_image(image, format, size).await?;
     // Whatever a crash left under this name was never a disk.
     let fresh = disk.with_added_extension("new");
     let mut arguments = options(&["create", "-q", "-f", "qcow2", "-F", format, "-b"]);
     arguments.push(image.into());
     arguments.push((&fresh).into());
-    arguments.push(spec.disk.0.to_string().into());
+    arguments.extend(size.map(|size| OsString::from(size.0.to_string())));
     QEMU_IMG.succeed(&arguments).await?;
     publish(&fresh, disk)
 }
 
 /// Refuses an image that would show a guest other files of the host, or that does not fit.
-async fn check_image(spec: &VpsSpec, image: &Path, format: &str) -> Result<(), DiskError> {
+async fn check_image(image: &Path, format: &str, size: Option<Bytes>) -> Result<(), DiskError> {
     let mut arguments = options(&["info", "--output=json", "-f", format]);
     arguments.push(image.into());
     let answer = QEMU_IMG.succeed(&arguments).await?;
@@ -234,10 +275,12 @@ async fn check_image(spec: &VpsSpec, image: &Path, format: &str) -> Result<(), D
     if let Some(refers) = info.backing_filename.or(data_file) {
         return Err(DiskError::Image { path: image.to_owned(), refers });
     }
-    if info.virtual_size > spec.disk.0 {
-        return Err(DiskError::Small { disk: spec.disk, image: Bytes(info.virtual_size) });
+    match size {
+        Some(disk) if info.virtual_size > disk.0 => {
+            Err(DiskError::Small { disk, image: Bytes(info.virtual_size) })
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn create_seed(spec: &VpsSpec, user_data: Option<&[u8]>, files: &VpsFiles) -> Result<(), DiskError> {
@@ -298,7 +341,7 @@ mod tests {
     use super::*;
 
     /// A folder with a small image, or none where a program is missing.
-    async fn setting() -> Option<(tempfile::TempDir, Disks, PathBuf)> {
+    pub(super) async fn setting() -> Option<(tempfile::TempDir, Disks, PathBuf)> {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("image");
         let mut arguments = options(&["create", "-q", "-f", "qcow2"]);
@@ -324,18 +367,18 @@ mod tests {
     async fn an_existing_disk_is_never_overwritten_and_a_seed_only_when_it_changed() {
         let Some((_folder, disks, image)) = setting().await else { return };
         let mut spec = spec();
-        let first = disks.prepare(&spec, &image, None).await.unwrap();
+        let first = disks.prepare(&spec, &image, None, None).await.unwrap();
         fs::write(&first.disk, b"what the guest wrote").unwrap();
         fs::write(&first.seed, b"kept").unwrap();
-        let again = disks.prepare(&spec, &image, None).await.unwrap();
+        let again = disks.prepare(&spec, &image, None, None).await.unwrap();
         assert_eq!(first, again);
         assert_eq!(fs::read(&first.disk).unwrap(), b"what the guest wrote");
         assert_eq!(fs::read(&first.seed).unwrap(), b"kept");
 
         spec.ssh_keys.clear();
-        let changed = disks.prepare(&spec, &image, None).await.unwrap();
+        let changed = disks.prepare(&spec, &image, None, None).await.unwrap();
         assert_ne!(changed.seed, first.seed);
-        disks.remove_old_seeds(&changed).unwrap();
+        disks.remove_old_files(&changed).unwrap();
         let mut names: Vec<String> = fs::read_dir(&changed.folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -351,11 +394,11 @@ mod tests {
         let mut arguments = options(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "/etc/hostname"]);
         arguments.extend([evil.clone().into_os_string(), "8M".into()]);
         QEMU_IMG.succeed(&arguments).await.unwrap();
-        let error = disks.prepare(&spec(), &evil, None).await.unwrap_err();
+        let error = disks.prepare(&spec(), &evil, None, None).await.unwrap_err();
         assert!(matches!(&error, DiskError::Image { refers, .. } if refers == "/etc/hostname"), "{error}");
 
         let small = VpsSpec { disk: Bytes::mib(4), ..spec() };
-        let error = disks.prepare(&small, &image, None).await.unwrap_err();
+        let error = disks.prepare(&small, &image, None, None).await.unwrap_err();
         assert!(matches!(error, DiskError::Small { .. }), "{error}");
         assert!(!disks.files(&small).disk.exists());
     }

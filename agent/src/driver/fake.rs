@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chom_protocol::VpsId;
 use chom_protocol::helper::{GuestDefinition, ObservedGuest};
 use chom_protocol::host::{Acceleration, EngineStatus};
 use chom_protocol::sample::{Metric, Point};
-use chom_protocol::vps::{Engine, Sha256, VpsSpec, VpsState};
+use chom_protocol::vps::{CloneSource, Engine, Sha256, SnapshotStatus, VpsSpec, VpsState};
+use chom_protocol::{UnixMillis, VpsId};
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::{SnapshotName, Snapshots};
 use super::{Driver, DriverError, Observed};
+use crate::clock;
 use crate::durable::{SealedError, read_sealed, write_sealed};
 
 const FORMAT: &str = "chom-fake-guests 1";
@@ -35,6 +37,12 @@ pub enum Call {
     PowerOff,
     /// `destroy`.
     Destroy,
+    /// `take_snapshot`.
+    TakeSnapshot,
+    /// `restore_snapshot`.
+    RestoreSnapshot,
+    /// `delete_snapshot`.
+    DeleteSnapshot,
     /// `measure`.
     Measure,
 }
@@ -63,6 +71,27 @@ pub struct FakeGuest {
     pub starts: u64,
     /// How often its disk was made; more than once would be a lost disk.
     pub disks: u64,
+    /// What is on its disk, for tests to write and to find again.
+    #[serde(default)]
+    pub content: String,
+    /// What was on it, and when.
+    #[serde(default)]
+    pub snapshots: BTreeMap<SnapshotName, (UnixMillis, String)>,
+}
+
+impl FakeGuest {
+    fn snapshots(&self) -> Snapshots {
+        let mut snapshots = Snapshots::default();
+        for (name, (taken_at, _)) in &self.snapshots {
+            match *name {
+                SnapshotName::Kept(id) => {
+                    snapshots.kept.push(SnapshotStatus { id, taken_at: *taken_at, disk: None });
+                }
+                SnapshotName::ForClone(vps) => snapshots.for_clones.push(vps),
+            }
+        }
+        snapshots
+    }
 }
 
 /// The guests of one host.
@@ -104,6 +133,19 @@ impl World {
         let noted = OpenOptions::new().create(true).append(true).open(&path);
         let noted = noted.and_then(|mut history| writeln!(history, "{what} {vps}"));
         noted.map_err(|error| DriverError::passing(format!("cannot write `{}`: {error}", path.display())))
+    }
+
+    /// The content that a copy of a guest's disk begins with. As with the real ones, a snapshot is taken for it first.
+    fn copied(&mut self, clone: VpsId, source: CloneSource) -> Result<String, DriverError> {
+        let guest = self.guest(source.vps)?;
+        let name = source.snapshot.map_or(SnapshotName::ForClone(clone), SnapshotName::Kept);
+        if source.snapshot.is_none() {
+            guest.snapshots.insert(name, (clock::now(), guest.content.clone()));
+        }
+        let snapshot = guest.snapshots.get(&name);
+        snapshot
+            .map(|(_, content)| content.clone())
+            .ok_or_else(|| DriverError::passing(format!("VPS {} has no snapshot `{name}`", source.vps)))
     }
 
     /// What a reboot of the host does: every guest is off, and none by its own doing.
@@ -179,7 +221,8 @@ impl FakeDriver {
 }
 
 fn digest(spec: &VpsSpec) -> Sha256 {
-    let text = format!("{} {} {} {}", spec.placement, spec.cores, spec.memory.0, spec.image.sha256);
+    let media: Vec<String> = spec.images().map(|image| image.sha256.to_string()).collect();
+    let text = format!("{} {} {} {}", spec.placement, spec.cores, spec.memory.0, media.join(" "));
     Sha256::of(text.as_bytes())
 }
 
@@ -212,7 +255,9 @@ impl Driver for FakeDriver {
         });
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let engine = EngineStatus { version, problem: None, ..self.unasked() };
-        Ok(Observed { engine, guests: ours.chain(foreign).collect() })
+        let guests = ours.chain(foreign).collect();
+        let snapshots = world.guests.iter().map(|(&vps, guest)| (vps, guest.snapshots())).collect();
+        Ok(Observed { engine, guests, snapshots })
     }
 
     async fn prepare(
@@ -224,6 +269,10 @@ impl Driver for FakeDriver {
         self.enter(Call::Prepare, Some(spec.id)).await?;
         let mut world = self.world();
         let fresh = !world.guests.contains_key(&spec.id);
+        let content = match spec.source {
+            Some(source) if fresh => world.copied(spec.id, source)?,
+            _ => String::new(),
+        };
         let guest = world.guests.entry(spec.id).or_insert(FakeGuest {
             placement: spec.placement,
             definition: digest(spec),
@@ -231,6 +280,8 @@ impl Driver for FakeDriver {
             deaf: false,
             starts: 0,
             disks: 1,
+            content,
+            snapshots: BTreeMap::new(),
         });
         guest.placement = spec.placement;
         guest.definition = digest(spec);
@@ -279,6 +330,39 @@ impl Driver for FakeDriver {
         let was_there = world.guests.remove(&vps).is_some();
         world.save(Call::Destroy, vps)?;
         if was_there { world.note("destroyed", vps) } else { Ok(()) }
+    }
+
+    async fn take_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        self.enter(Call::TakeSnapshot, Some(vps)).await?;
+        let mut world = self.world();
+        let guest = world.guest(vps)?;
+        if guest.snapshots.contains_key(&name) {
+            return Ok(());
+        }
+        guest.snapshots.insert(name, (clock::now(), guest.content.clone()));
+        world.save(Call::TakeSnapshot, vps)?;
+        world.note(&format!("took {name} of"), vps)
+    }
+
+    async fn restore_snapshot(&self, spec: &VpsSpec, name: SnapshotName) -> Result<(), DriverError> {
+        self.enter(Call::RestoreSnapshot, Some(spec.id)).await?;
+        let mut world = self.world();
+        let guest = world.guest(spec.id)?;
+        if guest.state == VpsState::Running {
+            return Err(DriverError::passing(format!("VPS {} is running", spec.id)));
+        }
+        let Some((_, content)) = guest.snapshots.get(&name) else {
+            return Err(DriverError::lasting(format!("there is no snapshot `{name}`")));
+        };
+        guest.content = content.clone();
+        world.save(Call::RestoreSnapshot, spec.id)
+    }
+
+    async fn delete_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        self.enter(Call::DeleteSnapshot, Some(vps)).await?;
+        let mut world = self.world();
+        world.guest(vps)?.snapshots.remove(&name);
+        world.save(Call::DeleteSnapshot, vps)
     }
 
     async fn measure(&self) -> Result<Vec<Point>, DriverError> {

@@ -251,6 +251,7 @@ pub(crate) fn name(request: &HelperRequest) -> &'static str {
         HelperRequest::Shutdown { .. } => "Shutdown",
         HelperRequest::PowerOff { .. } => "PowerOff",
         HelperRequest::Undefine { .. } => "Undefine",
+        HelperRequest::Snapshot { .. } => "Snapshot",
         HelperRequest::Measure => "Measure",
     }
 }

@@ -1,18 +1,22 @@
 //! The libvirt driver: a VPS's files by `disk`, its guest by the helper process. Decides nothing about what should be.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chom_protocol::VpsId;
-use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest};
+use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, SnapshotChange};
 use chom_protocol::host::EngineStatus;
 use chom_protocol::sample::Point;
-use chom_protocol::vps::{Engine, Sha256, VpsSpec};
+use chom_protocol::vps::{CloneSource, Engine, Sha256, VpsSpec};
+use tracing::warn;
 
 use super::acceleration::Verdict;
 use super::disk::{DiskError, Disks};
 use super::helper::{Helper, HelperError};
+use super::snapshot::{SnapshotName, Snapshots};
 use super::{Driver, DriverError, Observed};
+use crate::image::ImageCache;
 
 /// The package that has the helper.
 const PACKAGE: &str = "chom-agent-libvirt";
@@ -22,21 +26,26 @@ const OBSERVE_SECONDS_MAX: u64 = 60;
 const MEASURE_SECONDS_MAX: u64 = 10;
 /// A start waits for QEMU to come up; a power-off gives QEMU up to 30 s to write its caches.
 const ACTION_SECONDS_MAX: u64 = 90;
+/// QEMU counts the references of the whole disk; of a large one on a slow disk that takes minutes. The guest's own reads
+/// and writes wait meanwhile.
+const SNAPSHOT_SECONDS_MAX: u64 = 540;
 
 /// VMs by libvirt and QEMU.
 #[derive(Debug)]
 pub struct LibvirtDriver {
     helper: Helper,
     disks: Disks,
+    images: ImageCache,
     verdict: Verdict,
 }
 
 impl LibvirtDriver {
     /// A driver that runs the helper at `helper` when it is first asked, and keeps VPSs' files under `vps_folder`, an
-    /// absolute path. `verdict` is [`super::acceleration::determine`]'s.
+    /// absolute path. `images` has what guests boot from beside their disk. `verdict` is
+    /// [`super::acceleration::determine`]'s.
     #[must_use]
-    pub fn new(helper: PathBuf, vps_folder: PathBuf, verdict: Verdict) -> Self {
-        Self { helper: Helper::new(helper, PACKAGE), disks: Disks::new(vps_folder), verdict }
+    pub fn new(helper: PathBuf, vps_folder: PathBuf, images: ImageCache, verdict: Verdict) -> Self {
+        Self { helper: Helper::new(helper, PACKAGE), disks: Disks::new(vps_folder), images, verdict }
     }
 
     fn guest(&self, spec: &VpsSpec) -> GuestDefinition {
@@ -48,6 +57,9 @@ impl LibvirtDriver {
             memory: spec.memory,
             acceleration: self.verdict.acceleration,
             disk: files.disk,
+            rescue: files.rescue,
+            cdrom: spec.iso.as_ref().map(|medium| self.images.path(medium.image.sha256)),
+            cdrom_first: spec.iso.as_ref().is_some_and(|medium| medium.boot_first),
             seed: files.seed,
             console_log: files.console_log,
             mac: spec.interface.mac,
@@ -60,6 +72,44 @@ impl LibvirtDriver {
             HelperReply::Done => Ok(()),
             _ => Err(unexpected(&request)),
         }
+    }
+
+    /// Changes a snapshot of a guest, whether it runs or not.
+    async fn change_snapshot(
+        &self,
+        vps: VpsId,
+        name: SnapshotName,
+        change: SnapshotChange,
+    ) -> Result<(), DriverError> {
+        let wanted = matches!(change, SnapshotChange::Take);
+        if self.disks.snapshots(vps)?.has(name) == wanted {
+            return Ok(());
+        }
+        let disk = self.disks.disk(vps);
+        let request = HelperRequest::Snapshot { vps, disk, name: name.to_string(), change };
+        match self.ask(&request, SNAPSHOT_SECONDS_MAX).await? {
+            HelperReply::Done => Ok(()),
+            HelperReply::Off => Ok(match change {
+                SnapshotChange::Take => self.disks.take_snapshot(vps, name).await?,
+                SnapshotChange::Delete => self.disks.delete_snapshot(vps, name).await?,
+            }),
+            _ => Err(unexpected(&request)),
+        }
+    }
+
+    async fn look_at_snapshots(&self, ours: Vec<VpsId>) -> BTreeMap<VpsId, Snapshots> {
+        let disks = self.disks.clone();
+        let look = move || {
+            let of = |vps: VpsId| match disks.snapshots(vps) {
+                Ok(snapshots) => Some((vps, snapshots)),
+                Err(error) => {
+                    warn!(%vps, error = explain(&error), "cannot tell its snapshots");
+                    None
+                }
+            };
+            ours.into_iter().filter_map(of).collect()
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
     async fn ask(&self, request: &HelperRequest, seconds_max: u64) -> Result<HelperReply, DriverError> {
@@ -80,6 +130,9 @@ impl Driver for LibvirtDriver {
     async fn observe(&self) -> Result<Observed, DriverError> {
         match self.ask(&HelperRequest::Observe, OBSERVE_SECONDS_MAX).await? {
             HelperReply::Observed { engine_version, guests } => Ok(Observed {
+                snapshots: self
+                    .look_at_snapshots(guests.iter().filter_map(|guest| guest.vps).collect())
+                    .await,
                 engine: EngineStatus { version: engine_version, problem: None, ..self.unasked() },
                 guests,
             }),
@@ -93,9 +146,15 @@ impl Driver for LibvirtDriver {
         image: &Path,
         user_data: Option<&[u8]>,
     ) -> Result<(), DriverError> {
-        let files = self.disks.prepare(spec, image, user_data).await?;
+        if let Some(CloneSource { vps, snapshot: None }) = spec.source
+            && !self.disks.has_disk(spec.id)?
+        {
+            self.change_snapshot(vps, SnapshotName::ForClone(spec.id), SnapshotChange::Take).await?;
+        }
+        let rescue = spec.rescue.as_ref().map(|image| self.images.path(image.sha256));
+        let files = self.disks.prepare(spec, image, rescue.as_deref(), user_data).await?;
         self.act(HelperRequest::Define(Box::new(self.guest(spec)))).await?;
-        self.disks.remove_old_seeds(&files)?;
+        self.disks.remove_old_files(&files)?;
         Ok(())
     }
 
@@ -115,6 +174,23 @@ impl Driver for LibvirtDriver {
         // The definition first: a guest without files could still be started, files without a guest only take space.
         self.act(HelperRequest::Undefine { vps }).await?;
         Ok(self.disks.destroy(vps)?)
+    }
+
+    async fn take_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        self.change_snapshot(vps, name, SnapshotChange::Take).await
+    }
+
+    async fn restore_snapshot(&self, spec: &VpsSpec, name: SnapshotName) -> Result<(), DriverError> {
+        if !self.disks.snapshots(spec.id)?.has(name) {
+            return Err(DriverError::lasting(format!(
+                "the disk has no snapshot `{name}`: it was removed by hand; nothing was changed"
+            )));
+        }
+        Ok(self.disks.restore_snapshot(spec, name).await?)
+    }
+
+    async fn delete_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        self.change_snapshot(vps, name, SnapshotChange::Delete).await
     }
 
     async fn measure(&self) -> Result<Vec<Point>, DriverError> {
@@ -162,6 +238,7 @@ mod real;
 #[cfg(test)]
 mod tests {
     use chom_protocol::host::Acceleration;
+    use chom_protocol::vps::IsoMedium;
 
     use super::super::seed::tests::spec;
     use super::*;
@@ -169,7 +246,8 @@ mod tests {
     #[test]
     fn what_a_guest_boots_with_is_part_of_its_definition_and_its_power_is_not() {
         let verdict = Verdict { acceleration: Acceleration::Tcg, reason: String::new() };
-        let driver = LibvirtDriver::new("/helper".into(), "/vps".into(), verdict);
+        let images = ImageCache::new("/images".into());
+        let driver = LibvirtDriver::new("/helper".into(), "/vps".into(), images, verdict);
         let of = |change: fn(&mut VpsSpec)| {
             let mut spec = spec();
             change(&mut spec);
@@ -184,6 +262,9 @@ mod tests {
             of(|spec| spec.interface.mac[5] ^= 1),
             of(|spec| spec.ssh_keys.clear()),
             of(|spec| spec.placement += 1),
+            of(|spec| spec.rescue = Some(spec.image.clone())),
+            of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone(), boot_first: false })),
+            of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone(), boot_first: true })),
         ] {
             assert_ne!(same, changed);
         }

@@ -190,6 +190,9 @@ pub(super) mod tests {
             },
             ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org".to_owned()],
             user_data: None,
+            source: None,
+            rescue: None,
+            iso: None,
         }
     }
 

@@ -9,7 +9,7 @@ use chom_protocol::vps::{Engine, Sha256, VpsSpec};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::plan::Action;
+use super::plan::{Action, Change};
 use crate::driver::{Driver, DriverError};
 use crate::image::{ImageCache, ImageError, Wanted};
 use crate::link::Blobs;
@@ -18,6 +18,10 @@ use crate::link::Blobs;
 const PREPARE_SECONDS_MAX: u64 = 120;
 /// Start, shutdown and power-off: the driver itself gives up after 90 s.
 const SWITCH_SECONDS_MAX: u64 = 100;
+/// Copying a disk; the driver gives up a minute before.
+const COPY_SECONDS_MAX: u64 = 3600;
+/// Counting the references of a large disk anew; the driver gives up a minute before.
+const SNAPSHOT_SECONDS_MAX: u64 = 600;
 /// Removing a large disk from a busy file system.
 const DESTROY_SECONDS_MAX: u64 = 300;
 
@@ -47,7 +51,9 @@ pub(super) async fn engine<D: Driver>(
     vps: VpsId,
 ) -> Done {
     let seconds = match action {
+        Action::Prepare { .. } if spec.as_ref().is_some_and(|spec| spec.source.is_some()) => COPY_SECONDS_MAX,
         Action::Prepare { .. } => PREPARE_SECONDS_MAX,
+        Action::Snapshot { .. } => SNAPSHOT_SECONDS_MAX,
         Action::Destroy { .. } => DESTROY_SECONDS_MAX,
         _ => SWITCH_SECONDS_MAX,
     };
@@ -57,6 +63,15 @@ pub(super) async fn engine<D: Driver>(
             Action::Start { .. } => driver.start(vps).await,
             Action::Shutdown { .. } => driver.shutdown(vps).await,
             Action::PowerOff { .. } => driver.power_off(vps).await,
+            Action::Snapshot { change, name, .. } => match (change, spec) {
+                (Change::Take, _) => driver.take_snapshot(vps, name).await,
+                (Change::Delete, _) => driver.delete_snapshot(vps, name).await,
+                (Change::Restore, Some(spec)) => driver.restore_snapshot(&spec, name).await,
+                // Desired state changed under the plan, as above: not done, and not to be taken for done.
+                (Change::Restore, None) => {
+                    Err(DriverError::passing(format!("VPS {vps} is not wanted here any more")))
+                }
+            },
             Action::Destroy { .. } => {
                 driver.power_off(vps).await?;
                 driver.destroy(vps).await

@@ -63,7 +63,12 @@ impl Known {
 impl<D: Driver> LookingGlass<D> {
     pub(super) fn new(engines: Engines<D>) -> Self {
         let unasked = |driver: &D| Known {
-            look: Look { engine: driver.unasked(), guests: Vec::new(), answer: Answer::Awaited },
+            look: Look {
+                engine: driver.unasked(),
+                guests: Vec::new(),
+                snapshots: BTreeMap::new(),
+                answer: Answer::Awaited,
+            },
             asked: None,
             is_fresh: false,
         };
@@ -150,8 +155,8 @@ impl<D: Driver> LookingGlass<D> {
         let is_outdated = known.asked.take().is_none_or(|asked| asked.is_outdated);
         match looked {
             Ok(_) if is_outdated => {}
-            Ok(Observed { engine, guests }) => {
-                known.look = Look { engine, guests, answer: Answer::Given };
+            Ok(Observed { engine, guests, snapshots }) => {
+                known.look = Look { engine, guests, snapshots, answer: Answer::Given };
                 known.is_fresh = true;
             }
             Err(problem) => {
@@ -160,6 +165,7 @@ impl<D: Driver> LookingGlass<D> {
                 look.engine.version.clear();
                 look.engine.problem = Some(problem.problem);
                 (look.guests, look.answer) = (Vec::new(), Answer::Failed);
+                look.snapshots.clear();
                 known.is_fresh = true;
             }
         }

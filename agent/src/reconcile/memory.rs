@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use chom_protocol::helper::ObservedGuest;
 use chom_protocol::host::HostSpec;
-use chom_protocol::vps::{Power, VpsState, VpsStatuses};
+use chom_protocol::job::JobKind;
+use chom_protocol::vps::{Power, Sha256, VpsState, VpsStatuses};
 use chom_protocol::{BootId, Generation, JobId, UnixMillis, VpsId};
 use serde::{Deserialize, Serialize};
 
-use super::plan::Action;
+use super::plan::{Action, Change};
 
 /// Finished jobs are remembered longer than any export of the orchestrator is kept, so that a restored one that asks
 /// again is told what became of them instead of being obeyed twice.
@@ -49,6 +50,9 @@ pub struct VpsMemory {
     pub stopping: Option<Stopping>,
     /// When it was last switched on by the agent.
     pub started_at: Option<UnixMillis>,
+    /// The rescue image that it was last switched on with.
+    #[serde(default)]
+    pub rescue: Option<Sha256>,
 }
 
 /// A shutdown under way.
@@ -63,12 +67,17 @@ pub struct Stopping {
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobMemory {
-    /// A restart: the guest is being stopped.
+    /// A restart or a restore of a snapshot: the guest is being stopped.
     Stopping {
         /// Since when the job runs.
         since: UnixMillis,
     },
-    /// A restart: it was off and is being started.
+    /// A snapshot is being taken, restored or removed: the engine may have done it, or part of it.
+    Working {
+        /// Since when the job runs.
+        since: UnixMillis,
+    },
+    /// A restart: it was off and is being started. A restore: the disk is what it was.
     Starting {
         /// Since when the job runs.
         since: UnixMillis,
@@ -112,7 +121,9 @@ impl Memory {
                 (VpsState::Running | VpsState::Paused, _) => {
                     memory.running_in = Some(boot);
                     memory.off_by_guest = false;
-                    if wants_running && memory.stopping.is_none() {
+                    // One that runs with something else than it should boot has not been started as asked.
+                    let rescue = want.rescue.as_ref().map(|image| image.sha256);
+                    if wants_running && memory.stopping.is_none() && memory.rescue == rescue {
                         memory.start_count = memory.start_count.max(want.start_count);
                     }
                 }
@@ -138,8 +149,8 @@ impl Memory {
     fn restarting(&self, desired: Option<&HostSpec>, vps: VpsId) -> bool {
         let jobs = desired.into_iter().flat_map(|desired| &desired.jobs);
         jobs.filter(|(_, job)| {
-            let chom_protocol::job::JobKind::Restart { vps: target } = job.kind;
-            target == vps
+            let stops = matches!(job.kind, JobKind::Restart { .. } | JobKind::RestoreSnapshot { .. });
+            stops && job.kind.vps() == vps
         })
         .any(|(id, _)| self.jobs.get(id).is_some_and(|job| !job.is_finished()))
     }
@@ -149,7 +160,7 @@ impl Memory {
         let wanted = |id: &JobId| desired.is_some_and(|desired| desired.jobs.contains_key(id));
         self.jobs.retain(|id, job| match job {
             JobMemory::Finished { at } => wanted(id) || now.seconds_since(*at) < FINISHED_JOBS_KEPT_SECONDS,
-            JobMemory::Stopping { .. } | JobMemory::Starting { .. } => true,
+            JobMemory::Stopping { .. } | JobMemory::Working { .. } | JobMemory::Starting { .. } => true,
         });
         // Ids sort by age (UUID version 7): the oldest go first.
         while self.jobs.len() > FINISHED_JOBS_MAX {
@@ -176,6 +187,7 @@ impl Memory {
                 memory.start_count = memory.start_count.max(start_count);
                 memory.forget_run();
                 memory.started_at = Some(now);
+                memory.rescue = want.and_then(|want| want.rescue.as_ref().map(|image| image.sha256));
                 if let Some(job) = job {
                     let since = self.job_since(job, now);
                     self.jobs.insert(job, JobMemory::Starting { since });
@@ -198,6 +210,12 @@ impl Memory {
             Action::BeginJob { job } => {
                 self.jobs.insert(job, JobMemory::Stopping { since: now });
             }
+            Action::Snapshot { job, .. } => {
+                if let Some(job) = job {
+                    let since = self.job_since(job, now);
+                    self.jobs.insert(job, JobMemory::Working { since });
+                }
+            }
             // Its result goes to the spool first.
             Action::FinishJob { .. } => {}
         }
@@ -215,17 +233,24 @@ impl Memory {
             Action::FinishJob { job, .. } => {
                 self.jobs.insert(job, JobMemory::Finished { at: now });
             }
+            Action::Snapshot { job: Some(job), change: Change::Restore, .. } => {
+                let since = self.job_since(job, now);
+                self.jobs.insert(job, JobMemory::Starting { since });
+            }
             Action::Fetch { .. }
             | Action::Prepare { .. }
             | Action::Shutdown { .. }
             | Action::PowerOff { .. }
+            | Action::Snapshot { .. }
             | Action::BeginJob { .. } => {}
         }
     }
 
     fn job_since(&self, job: JobId, now: UnixMillis) -> UnixMillis {
         match self.jobs.get(&job) {
-            Some(JobMemory::Stopping { since } | JobMemory::Starting { since }) => *since,
+            Some(
+                JobMemory::Stopping { since } | JobMemory::Working { since } | JobMemory::Starting { since },
+            ) => *since,
             Some(JobMemory::Finished { .. }) | None => now,
         }
     }

@@ -3,6 +3,7 @@
 //! At most one action for each VPS in a plan. What an action needs first (an image, a mark on disk) is an action of its
 //! own; the next pass goes on from what it then observes. Absence never destroys: only a tombstone does.
 
+mod snapshots;
 mod verdict;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ use chom_protocol::vps::{Engine, ForeignGuest, Sha256, Tombstone, VpsState, VpsS
 use chom_protocol::{BootId, Bytes, JobId, UnixMillis, VpsId};
 
 use super::memory::{HOUR_SECONDS, Memory, Mode};
+use crate::driver::snapshot::{SnapshotName, Snapshots};
 
 /// A guest that crashed, or powered itself off against its policy, is started again this long after its last start at
 /// the earliest, so that one that fails at once does not keep the host busy.
@@ -66,6 +68,17 @@ pub enum Action {
         /// Which.
         vps: VpsId,
     },
+    /// Change a snapshot, or the disk to what it was in one.
+    Snapshot {
+        /// Of which VPS.
+        vps: VpsId,
+        /// The job this belongs to.
+        job: Option<JobId>,
+        /// What to do.
+        change: Change,
+        /// With which.
+        name: SnapshotName,
+    },
     /// Remove for good.
     Destroy {
         /// Which.
@@ -87,6 +100,17 @@ pub enum Action {
     },
 }
 
+/// What is done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is taken.
+    Take,
+    /// The disk becomes what it was.
+    Restore,
+    /// It is removed.
+    Delete,
+}
+
 impl Action {
     /// The VPS whose engine work this is; none for marks and fetches.
     #[must_use]
@@ -96,6 +120,7 @@ impl Action {
             | Self::Start { vps, .. }
             | Self::Shutdown { vps }
             | Self::PowerOff { vps }
+            | Self::Snapshot { vps, .. }
             | Self::Destroy { vps, .. } => Some(vps),
             Self::Fetch { .. } | Self::BeginJob { .. } | Self::FinishJob { .. } => None,
         }
@@ -110,6 +135,9 @@ impl Action {
             Self::Start { .. } => "starting",
             Self::Shutdown { .. } => "shutting down",
             Self::PowerOff { .. } => "powering off",
+            Self::Snapshot { change: Change::Take, .. } => "taking a snapshot",
+            Self::Snapshot { change: Change::Restore, .. } => "restoring a snapshot",
+            Self::Snapshot { change: Change::Delete, .. } => "removing a snapshot",
             Self::Destroy { .. } => "removing",
             Self::BeginJob { .. } | Self::FinishJob { .. } => "noting",
         }
@@ -123,6 +151,8 @@ pub struct Failure {
     pub problem: String,
     /// How often in a row.
     pub count: u32,
+    /// It will not go through until somebody changes something; tried again all the same, at long intervals.
+    pub lasting: bool,
     /// Not before.
     pub retry_at: UnixMillis,
 }
@@ -171,6 +201,9 @@ pub struct Look {
     pub engine: EngineStatus,
     /// Every guest of it, foreign ones included; of the last answer while another is awaited, none when it failed.
     pub guests: Vec<ObservedGuest>,
+    /// The snapshots of our guests, as old as the guests are; a guest that is missing here is one whose snapshots cannot
+    /// be told.
+    pub snapshots: BTreeMap<VpsId, Snapshots>,
     /// Whether this is what is there now.
     pub answer: Answer,
 }
@@ -252,6 +285,12 @@ pub fn our_guests(desired: Option<&HostSpec>, looks: &Looks) -> BTreeMap<VpsId, 
     ours.filter(|(id, engine, _)| belongs(*id, *engine)).map(|(id, _, guest)| (id, guest.clone())).collect()
 }
 
+/// The snapshots of a VPS, as far as its engine can tell.
+fn snapshots_of<'a>(input: &'a Input<'_>, id: VpsId) -> Option<&'a Snapshots> {
+    let engine = engine_of(input.desired, id)?;
+    input.looks.get(&engine)?.snapshots.get(&id)
+}
+
 fn engine_of(desired: Option<&HostSpec>, id: VpsId) -> Option<Engine> {
     desired.and_then(|desired| desired.engine_of(id))
 }
@@ -305,6 +344,7 @@ pub fn plan(input: &Input<'_>) -> Plan {
         plan.statuses.insert(id, VpsStatus { problem, progress, ..status });
     }
     plan_tombstones(input, desired, &guests, &mut plan);
+    snapshots::plan_cleaning(input, desired, &mut plan);
     plan
 }
 
@@ -326,6 +366,7 @@ fn status_of(input: &Input<'_>, id: VpsId, guest: Option<&ObservedGuest>, state:
         problem: None,
         progress: None,
         traffic: None,
+        snapshots: snapshots_of(input, id).map(|snapshots| snapshots.kept.clone()),
     }
 }
 
@@ -341,7 +382,7 @@ fn plan_jobs(
         return at_work;
     }
     for (&id, job) in &desired.jobs {
-        let JobKind::Restart { vps } = job.kind;
+        let vps = job.kind.vps();
         let begun = match input.memory.jobs.get(&id) {
             Some(memory) if memory.is_finished() => continue,
             begun => begun.is_some(),
@@ -358,7 +399,7 @@ fn plan_jobs(
             _ if late => Some("it could not be begun before its deadline; ask again".to_owned()),
             None => Some(format!("VPS {vps} is not on this host")),
             Some(want) if want.hold => Some("the VPS is on hold; take it off hold and ask again".to_owned()),
-            Some(want) if !want.wants_running() => {
+            Some(want) if !want.wants_running() && matches!(job.kind, JobKind::Restart { .. }) => {
                 Some("the VPS is to be stopped; start it instead".to_owned())
             }
             Some(want) => match guests.get(&vps) {

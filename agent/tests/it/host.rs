@@ -131,6 +131,9 @@ pub fn vps(number: u128) -> VpsSpec {
         interface: NetworkInterface::bare([2, 0, 0, 0, 0, 1]),
         ssh_keys: vec![],
         user_data: None,
+        source: None,
+        rescue: None,
+        iso: None,
     }
 }
 

@@ -52,6 +52,10 @@ fn state_cell(vps: &VpsView, view: &View) -> Cell {
         text = format!("deleted ({kept}), {text}");
         tone = Tone::Plain;
     }
+    if let Some(image) = &vps.rescue {
+        text.push_str(&format!(", in rescue mode ({image})"));
+        tone = Tone::Warn;
+    }
     if vps.hold {
         text.push_str(", on hold");
         tone = Tone::Warn;
@@ -146,6 +150,12 @@ pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String 
     );
     details.line("Image", &vps.image);
     details.line("Network", &vps.network);
+    if let Some(image) = &vps.rescue {
+        details.line("Rescue", image);
+    }
+    if let Some(medium) = &vps.iso {
+        details.line("CD-ROM", medium);
+    }
     details.line("Addresses", joined(&vps.addresses));
     details.line("Guest shutdown", word(&vps.guest_shutdown));
     details.line("On hold", yes_no(vps.hold));

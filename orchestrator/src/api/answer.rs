@@ -61,6 +61,12 @@ impl Row for VpsAccepted {
     }
 }
 
+impl Row for chom_protocol::api::snapshots::SnapshotAccepted {
+    fn location(&self) -> Option<String> {
+        Some(format!("/api/operations/{}", self.operation.id))
+    }
+}
+
 impl Row for chom_protocol::api::smtp::SmtpView {
     fn revision(&self) -> Option<u64> {
         Some(self.revision)

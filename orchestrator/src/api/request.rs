@@ -67,15 +67,7 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let text = last_of_path(parts, state).await?;
-        text.parse().map(Self).map_err(|error: IdError| {
-            let IdError { kind, text } = error;
-            let text = shown(&text);
-            let detail = format!(
-                "`{text}` is no {kind} id, and this path takes no names: read the row to learn its id"
-            );
-            ApiError::new(Kind::NotFound, detail)
-        })
+        id(&last_of_path(parts, state).await?).map(Self)
     }
 }
 
@@ -91,11 +83,41 @@ impl<S: Send + Sync> FromRequestParts<S> for RowName {
     }
 }
 
+/// The two ids in the path of what belongs to a row.
+pub(super) struct RowIds<I, J>(pub(super) I, pub(super) J);
+
+impl<I, J, S> FromRequestParts<S> for RowIds<I, J>
+where
+    I: FromStr<Err = IdError>,
+    J: FromStr<Err = IdError>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path((outer, inner)) =
+            Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|_| no_text())?;
+        Ok(Self(id(&outer)?, id(&inner)?))
+    }
+}
+
+fn id<I: FromStr<Err = IdError>>(text: &str) -> Result<I, ApiError> {
+    text.parse().map_err(|error: IdError| {
+        let IdError { kind, text } = error;
+        let text = shown(&text);
+        let detail =
+            format!("`{text}` is no {kind} id, and this path takes no names: read the row to learn its id");
+        ApiError::new(Kind::NotFound, detail)
+    })
+}
+
 async fn last_of_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, ApiError> {
-    let Path(text) = Path::<String>::from_request_parts(parts, state)
-        .await
-        .map_err(|_| ApiError::new(Kind::Malformed, "the path has characters that are no UTF-8 text"))?;
+    let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| no_text())?;
     Ok(text)
+}
+
+fn no_text() -> ApiError {
+    ApiError::new(Kind::Malformed, "the path has characters that are no UTF-8 text")
 }
 
 /// A mutation with a JSON body.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use chom_certs::join::ADDRESSES_MAX;
+use chom_protocol::vps::ImageFormat;
 
 use super::{AlertSettings, Config, is_address};
 
@@ -126,7 +127,12 @@ fn images(config: &Config) -> Option<Problem> {
     if config.images.iter().filter(|image| image.default).count() > 1 {
         return Some(("image", "more than one image has `default = true`; leave it at one".to_owned()));
     }
-    if let Some(image) = config.images.iter().find(|image| !image.engine.takes(image.format)) {
+    let is_medium = |image: &&super::Image| image.format == ImageFormat::Iso;
+    if let Some(medium) = config.images.iter().filter(is_medium).find(|image| image.default) {
+        return Some(("image", format!("`{}` is a CD-ROM and cannot be the default", medium.name)));
+    }
+    let mut disks = config.images.iter().filter(|image| !is_medium(image));
+    if let Some(image) = disks.find(|image| !image.engine.takes(image.format)) {
         let what = format!(
             "`{}` has format `{}`, which {} cannot run; correct its `format` or its `engine`",
             image.name, image.format, image.engine

@@ -165,6 +165,9 @@ fn adopt(decision: &mut Decision, host: HostId, ledger: &HostSpec) -> Result<(),
         match ledger.vps.get(&row.spec.id) {
             None if !ledger.tombstones.contains_key(&row.spec.id) && row.purging.is_none() => {
                 spend(&mut left)?;
+                for _ in decision.state.snapshots_of(row.spec.id) {
+                    spend(&mut left)?;
+                }
                 vps::remove(decision, &row, true)?;
             }
             Some(spec) if *spec != row.spec => {

@@ -16,6 +16,10 @@ use crate::fleet::{Decision, FleetError};
 /// Lines of a trail that are kept: the first and the newest.
 const STEPS_MAX: usize = 32;
 
+/// What does not wait for a snapshot that is under way: it must go through also when the host is dead. The host sees the
+/// snapshot through all the same.
+const GOES_THROUGH: [&str; 4] = ["delete", "purge", "hold", "unhold"];
+
 /// The id that [`begin`] will use in this decision, for rows that refer to it.
 pub(super) fn next_id(decision: &mut Decision) -> OperationId {
     let id = decision.operation.unwrap_or_else(|| OperationId::new(decision.new_id()));
@@ -57,11 +61,37 @@ pub(super) fn begin(
     Ok(operation)
 }
 
+/// The job that an operation waits for.
+fn job_of(state: &State, operation: &OperationRow) -> Option<JobRow> {
+    match operation.goal {
+        Goal::Job { job } => state.get::<JobRow>(&(operation.host, job)).cloned(),
+        _ => None,
+    }
+}
+
+/// Adds a line to the trail of an operation that was just begun.
+pub(super) fn note(
+    decision: &mut Decision,
+    mut operation: OperationRow,
+    message: &str,
+) -> Result<OperationRow, FleetError> {
+    push(&mut operation, decision.now, message.to_owned());
+    decision.put(operation.clone())?;
+    Ok(operation)
+}
+
 fn supersede(decision: &mut Decision, row: &VpsRow, kind: &str) -> Result<(), FleetError> {
     let Some(old) = decision.state.operation_of_vps.get(&row.spec.id).copied() else { return Ok(()) };
     let Some(mut old) = decision.state.get::<OperationRow>(&old).cloned() else { return Ok(()) };
-    if let Goal::Job { job } = old.goal {
-        decision.delete::<JobRow>(&(old.host, job));
+    if let Some(job) = job_of(&decision.state, &old) {
+        if !job.job.kind.is_snapshot() {
+            decision.delete::<JobRow>(&(job.host, job.id));
+        } else if !GOES_THROUGH.contains(&kind) {
+            return Err(FleetError::conflict(format!(
+                "`{}` of VPS `{}` is under way (operation {}); wait for it with `chomctl operation wait {}`",
+                old.kind, row.spec.name, old.id, old.id
+            )));
+        }
     }
     end(&mut old, OperationState::Superseded, decision.now, format!("`{kind}` took its place"));
     tell(decision, &old);
@@ -141,6 +171,7 @@ fn advance(row: &OperationRow, status: &HostStatus, epoch: u64, now: UnixMillis)
 fn reached(goal: &Goal, seen: Option<&chom_protocol::vps::VpsStatus>) -> Option<&'static str> {
     match (goal, seen) {
         (Goal::Accepted, _) => Some("done"),
+        (Goal::Settled, Some(seen)) if seen.problem.is_none() && seen.progress.is_none() => Some("done"),
         (Goal::Running { start_count }, Some(seen)) if seen.start_count >= *start_count => match seen.state {
             VpsState::Running => Some("running"),
             VpsState::StoppedByGuest => Some("started; the guest has powered itself off since"),
@@ -154,15 +185,17 @@ fn reached(goal: &Goal, seen: Option<&chom_protocol::vps::VpsStatus>) -> Option<
             VpsState::Preparing | VpsState::Running | VpsState::Paused | VpsState::Unknown => None,
         },
         (Goal::Gone, Some(seen)) if seen.state == VpsState::Absent => Some("gone"),
-        (Goal::Running { .. } | Goal::Gone | Goal::Job { .. }, _) => None,
+        (Goal::Running { .. } | Goal::Settled | Goal::Gone | Goal::Job { .. }, _) => None,
     }
 }
 
 /// What becomes of an operation at its deadline: it ends, and what was ordered stands.
 pub(super) fn expire(decision: &mut Decision, row: &OperationRow) -> Result<(), FleetError> {
     let mut row = row.clone();
-    if let Goal::Job { job } = row.goal {
-        decision.delete::<JobRow>(&(row.host, job));
+    let job = job_of(&decision.state, &row);
+    let withdrawn = job.filter(|job| !job.job.kind.is_snapshot());
+    if let Some(job) = &withdrawn {
+        decision.delete::<JobRow>(&(job.host, job.id));
         decision.raise(row.host)?;
     }
     let why = match (&row.problem, row.state) {
@@ -173,7 +206,7 @@ pub(super) fn expire(decision: &mut Decision, row: &OperationRow) -> Result<(), 
         (None, _) => "its host has not reached the desired state".to_owned(),
     };
     let problem = match row.goal {
-        Goal::Job { .. } => format!("not done in time: {why}"),
+        Goal::Job { .. } if withdrawn.is_some() => format!("not done in time: {why}"),
         _ => format!("not done in time: {why} The order stands and is carried out as soon as the host can"),
     };
     row.problem = Some(problem.clone());

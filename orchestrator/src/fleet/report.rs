@@ -13,11 +13,15 @@ use chom_protocol::{Generation, HostId, InstanceId, VpsId};
 use crate::clock;
 use crate::fleet::rows::{HostRow, HostStanding, JobRow, ObservedRow, ObservedVpsRow, OperationRow, VpsRow};
 use crate::fleet::state::State;
-use crate::fleet::{Decision, Fleet, FleetError, operations, vps};
+use crate::fleet::{Decision, Fleet, FleetError, operations, snapshots, vps};
 
 /// VPSs whose news one commit takes; the rest goes with the next. A VPS takes up to 6 of a commit's 128 changes.
 const VPS_PER_COMMIT_MAX: usize = 16;
-/// Results that one commit takes: each changes two rows.
+/// Rows that go with the VPSs that one commit takes away; with the rest of that commit well within its 128 changes.
+const GONE_ROWS_PER_COMMIT_MAX: usize = 64;
+/// Rows of a VPS besides its snapshots: itself, its name, addresses, what was seen of it, its user data.
+const ROWS_OF_A_VPS: usize = 6;
+/// Results that one commit takes: each changes up to three rows.
 const RESULTS_PER_COMMIT_MAX: usize = 32;
 /// Strangers and problems of a host that are stored; the newest report in memory has them all.
 const LIST_STORED_MAX: usize = 64;
@@ -128,8 +132,10 @@ impl Fleet {
                         continue;
                     };
                     decision.delete::<JobRow>(&(host, job.id));
-                    decision.raise(host)?;
-                    if let Some(row) = decision.state.get::<OperationRow>(&job.operation).cloned() {
+                    let number = decision.raise(host)?;
+                    snapshots::settle(decision, &job, number, &result.outcome)?;
+                    let operation = decision.state.get::<OperationRow>(&job.operation).cloned();
+                    if let Some(row) = operation.filter(|row| !row.state.is_final()) {
                         operations::finish_job(decision, row, &result.outcome)?;
                     }
                 }
@@ -177,11 +183,7 @@ fn compose(
             spec.vps.insert(vps.spec.id, vps.spec.clone());
         }
     }
-    let (first, last) =
-        (chom_protocol::JobId::new(uuid::Uuid::nil()), chom_protocol::JobId::new(uuid::Uuid::max()));
-    for ((_, id), stored) in state.jobs.range((row.id, first)..=(row.id, last)) {
-        spec.jobs.insert(*id, stored.row.job.clone());
-    }
+    spec.jobs = state.jobs_of(row.id).map(|row| (row.id, row.job.clone())).collect();
     spec
 }
 
@@ -205,8 +207,13 @@ fn take(decision: &mut Decision, host: HostId, status: &HostStatus) -> Result<()
         // A row goes only after its operation has ended: once the VPS is out of desired state no report names it any more,
         // and nothing would end the operation but its deadline.
         let is_over = |row: &&VpsRow| !decision.state.operation_of_vps.contains_key(&row.spec.id);
+        let mut left = GONE_ROWS_PER_COMMIT_MAX;
+        let fits = |row: &&VpsRow| {
+            let rows = ROWS_OF_A_VPS + decision.state.snapshots_of(row.spec.id).count();
+            left.checked_sub(rows).inspect(|rest| left = *rest).is_some()
+        };
         let gone: Vec<VpsRow> =
-            gone(&decision.state, host, status).filter(is_over).take(VPS_PER_COMMIT_MAX).cloned().collect();
+            gone(&decision.state, host, status).filter(is_over).take_while(fits).cloned().collect();
         for row in &gone {
             vps::remove(decision, row, true)?;
         }

@@ -6,7 +6,9 @@ use chom_protocol::api::operations::OperationState;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::Job;
 use chom_protocol::vps::{Sha256, VpsSpec, VpsStatus};
-use chom_protocol::{EnrolmentId, HostId, JobId, Name, OperationId, TokenId, UnixMillis, VpsId};
+use chom_protocol::{
+    Bytes, EnrolmentId, HostId, JobId, Name, OperationId, SnapshotId, TokenId, UnixMillis, VpsId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::store::seal::Sealed;
@@ -112,6 +114,37 @@ pub struct VpsRow {
     pub created_at: UnixMillis,
 }
 
+/// How far a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotStage {
+    /// The order to take it was given.
+    Taking,
+    /// Its host said that it was taken.
+    Ready,
+    /// The order to remove it was given.
+    Deleting,
+}
+
+/// A snapshot of a VPS's disk. It goes with its VPS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRow {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name, unique within the VPS.
+    pub name: Name,
+    /// Of which VPS.
+    pub vps: VpsId,
+    /// How far it is.
+    pub stage: SnapshotStage,
+    /// Size of the disk when it was asked for.
+    pub size: Bytes,
+    /// The number of the host's generation from which on a report without it means that it is missing.
+    pub number: u64,
+    /// When it was asked for.
+    pub created_at: UnixMillis,
+}
+
 /// That a name is taken within a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VpsNameRow {
@@ -147,6 +180,8 @@ pub enum Goal {
     Gone,
     /// The host has taken the new desired state.
     Accepted,
+    /// The host has taken the new desired state and has nothing left to do for the VPS.
+    Settled,
     /// A job's result.
     Job {
         /// Which.

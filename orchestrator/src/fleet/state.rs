@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use chom_protocol::vps::Sha256;
 use chom_protocol::{
-    AlertId, Bytes, EnrolmentId, HostId, JobId, Name, NotificationId, OperationId, TokenId, UnixMillis, VpsId,
+    AlertId, Bytes, EnrolmentId, HostId, JobId, Name, NotificationId, OperationId, SnapshotId, TokenId,
+    UnixMillis, VpsId,
 };
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
@@ -14,7 +15,7 @@ use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
     AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, JobRow,
-    ObservedRow, ObservedVpsRow, OperationRow, TokenRow, VpsNameRow, VpsRow,
+    ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, TokenRow, VpsNameRow, VpsRow,
 };
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
 use crate::store::record::{self, Meta, RecordError, Row};
@@ -204,6 +205,8 @@ tables! {
     blobs: BlobRow, "blob", 1, "blobs", Sha256, |row| row.sha256, |id, folder| folder.row(id);
     operations: OperationRow, "operation", 1, "operations", OperationId, |row| row.id, |id, folder| folder.row(id),
         index index_operation;
+    snapshots: SnapshotRow, "snapshot", 1, "snapshots", (VpsId, SnapshotId), |row| (row.vps, row.id),
+        |id, folder| folder.within(&id.0).row(&id.1);
     jobs: JobRow, "job", 1, "jobs", (HostId, JobId), |row| (row.host, row.id),
         |id, folder| folder.within(&id.0).row(&id.1);
     tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id);
@@ -254,6 +257,18 @@ impl State {
     /// The VPSs of a host, in order of id.
     pub fn vps_on(&self, host: HostId) -> impl Iterator<Item = &VpsRow> {
         self.vps_of_host.get(&host).into_iter().flatten().filter_map(|id| self.get::<VpsRow>(id))
+    }
+
+    /// The snapshots of a VPS, oldest first.
+    pub fn snapshots_of(&self, vps: VpsId) -> impl Iterator<Item = &SnapshotRow> {
+        let (first, last) = (SnapshotId::new(uuid::Uuid::nil()), SnapshotId::new(uuid::Uuid::max()));
+        self.snapshots.range((vps, first)..=(vps, last)).map(|(_, stored)| stored.row.as_ref())
+    }
+
+    /// The jobs of a host, oldest first.
+    pub fn jobs_of(&self, host: HostId) -> impl Iterator<Item = &JobRow> {
+        let (first, last) = (JobId::new(uuid::Uuid::nil()), JobId::new(uuid::Uuid::max()));
+        self.jobs.range((host, first)..=(host, last)).map(|(_, stored)| stored.row.as_ref())
     }
 
     /// A host by its name. Names are free again once a host was put out of the fleet.

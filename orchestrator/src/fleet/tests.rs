@@ -5,6 +5,7 @@ mod lifecycle;
 mod order;
 mod restore;
 mod rotation;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -233,6 +234,7 @@ pub(crate) fn seen(state: VpsState, start_count: u64) -> VpsStatus {
         problem: None,
         progress: None,
         traffic: None,
+        snapshots: Some(vec![]),
     }
 }
 

@@ -53,6 +53,8 @@ pub fn vps(
         observed: observed(catalogue, row, observation, now),
         guest_shutdown: spec.guest_shutdown,
         hold: spec.hold,
+        rescue: spec.rescue.as_ref().map(|image| image.name.clone()),
+        iso: spec.iso.as_ref().map(|medium| medium.image.name.clone()),
         deleted_at: row.retention.map(|kept| rfc3339(kept.deleted_at)),
         purge_at: row.retention.map(|kept| rfc3339(kept.purge_at)),
         purging: row.purging.is_some(),

@@ -6,7 +6,7 @@ use chom_protocol::api::vps_servers::{
     CreateVps, SSH_KEYS_BYTES_MAX, SSH_KEYS_MAX, USER_DATA_BYTES_MAX, VpsAccepted, check_ssh_key,
 };
 use chom_protocol::job::{Job, JobKind};
-use chom_protocol::vps::{BlobReference, Power, Sha256, VpsSpec};
+use chom_protocol::vps::{BlobReference, ImageFormat, Power, Sha256, VpsSpec};
 use chom_protocol::{Bytes, HostId, JobId, Name, VpsId};
 
 use crate::fleet::catalogue::{Catalogue, Image, Size};
@@ -14,7 +14,7 @@ use crate::fleet::error::ErrorKind;
 use crate::fleet::hosts::{host_row, unknown};
 use crate::fleet::operations;
 use crate::fleet::rows::{
-    BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, VpsNameRow, VpsRow,
+    BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, SnapshotRow, VpsNameRow, VpsRow,
 };
 use crate::fleet::{
     Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, network, room, view,
@@ -116,6 +116,14 @@ fn choose(catalogue: &Catalogue, request: &CreateVps) -> Result<Chosen, FleetErr
     let Some(image) = catalogue.images.get(name).cloned() else {
         return Err(unknown("/image", "image", name, catalogue.images.keys()));
     };
+    if image.reference.format == ImageFormat::Iso {
+        return Err(FleetError::invalid(
+            "/image",
+            format!(
+                "`{name}` is a CD-ROM: a VPS is made from a disk image and can have it attached (`chomctl vps iso`)"
+            ),
+        ));
+    }
     if image.minimum_disk > size.disk {
         return Err(FleetError::invalid(
             "/size",
@@ -182,16 +190,7 @@ fn create(
     chosen: &Chosen,
 ) -> Result<VpsAccepted, FleetError> {
     let tenant = Name::default_tenant();
-    if decision.state.vps_names.contains_key(&(tenant.clone(), request.name.clone())) {
-        return Err(FleetError::Refused {
-            kind: ErrorKind::Conflict,
-            detail: format!(
-                "a VPS named `{}` exists already (perhaps deleted and kept); choose another name",
-                request.name
-            ),
-            location: Some("/name"),
-        });
-    }
+    check_name(decision, &tenant, &request.name)?;
     let Chosen { size, image } = chosen;
     let network = network::choose(&decision.state, &request.region, request.network.as_ref())?;
     let wish = Wish {
@@ -212,8 +211,8 @@ fn create(
     let user_data = request.user_data.map(|text| keep_blob(decision, &text)).transpose()?;
     let spec = VpsSpec {
         id,
-        tenant: tenant.clone(),
-        name: request.name.clone(),
+        tenant,
+        name: request.name,
         placement: 1,
         engine: image.engine,
         power: Power::Running,
@@ -228,6 +227,9 @@ fn create(
         interface,
         ssh_keys: request.ssh_keys,
         user_data,
+        source: None,
+        rescue: None,
+        iso: None,
     };
     let row = VpsRow {
         spec,
@@ -239,13 +241,38 @@ fn create(
         purging: None,
         created_at: decision.now,
     };
-    decision.put(VpsNameRow { tenant, name: request.name, vps: id })?;
+    enter(fleet, decision, &row, "create")
+}
+
+/// Writes the rows of a new VPS that is to run; its card has been plugged in.
+pub(super) fn enter(
+    fleet: &Fleet,
+    decision: &mut Decision,
+    row: &VpsRow,
+    kind: &str,
+) -> Result<VpsAccepted, FleetError> {
+    let VpsSpec { id, tenant, name, start_count, .. } = &row.spec;
+    decision.put(VpsNameRow { tenant: tenant.clone(), name: name.clone(), vps: *id })?;
     decision.put(row.clone())?;
-    tell(decision, &row, "create");
-    let operation =
-        operations::begin(fleet.catalogue(), decision, &row, "create", Goal::Running { start_count: 1 })?;
-    decision.audit("vps.create", id)?;
-    Ok(accepted(fleet, decision, &row, &operation))
+    tell(decision, row, kind);
+    let goal = Goal::Running { start_count: *start_count };
+    let operation = operations::begin(fleet.catalogue(), decision, row, kind, goal)?;
+    decision.audit(&format!("vps.{kind}"), id)?;
+    Ok(accepted(fleet, decision, row, &operation))
+}
+
+/// Refuses a name that another VPS has.
+pub(super) fn check_name(decision: &Decision, tenant: &Name, name: &Name) -> Result<(), FleetError> {
+    if decision.state.vps_names.contains_key(&(tenant.clone(), name.clone())) {
+        return Err(FleetError::Refused {
+            kind: ErrorKind::Conflict,
+            detail: format!(
+                "a VPS named `{name}` exists already (perhaps deleted and kept); choose another name"
+            ),
+            location: Some("/name"),
+        });
+    }
+    Ok(())
 }
 
 fn keep_blob(decision: &mut Decision, text: &str) -> Result<BlobReference, FleetError> {
@@ -413,6 +440,11 @@ pub(super) fn remove(
     decision.delete::<network::rows::TrafficRow>(id);
     decision.delete::<VpsNameRow>(&(tenant.clone(), name.clone()));
     decision.delete::<crate::fleet::rows::ObservedVpsRow>(id);
+    let snapshots: Vec<_> = decision.state.snapshots_of(*id).map(|snapshot| (*id, snapshot.id)).collect();
+    snapshots.iter().for_each(|snapshot| decision.delete::<SnapshotRow>(snapshot));
+    let jobs = decision.state.jobs_of(row.host).filter(|job| job.job.kind.vps() == *id);
+    let jobs: Vec<_> = jobs.map(|job| (job.host, job.id)).collect();
+    jobs.iter().for_each(|job| decision.delete::<JobRow>(job));
     decision.delete::<VpsRow>(id);
     if let Some(blob) = user_data {
         let used = decision
@@ -428,7 +460,7 @@ pub(super) fn remove(
     decision.raise(row.host).map(|_| ())
 }
 
-fn tell(decision: &mut Decision, row: &VpsRow, message: &str) {
+pub(super) fn tell(decision: &mut Decision, row: &VpsRow, message: &str) {
     let VpsSpec { id, name, tenant, .. } = &row.spec;
     decision.tell(Event::Vps {
         id: *id,

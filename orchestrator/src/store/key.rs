@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use chom_protocol::vps::Sha256;
 use chom_protocol::{
-    AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, TokenId,
-    VpsId,
+    AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, SnapshotId,
+    TokenId, VpsId,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -166,6 +166,7 @@ parts!(
     JobId,
     NotificationId,
     OperationId,
+    SnapshotId,
     TokenId,
     VpsId,
     Name,

@@ -134,6 +134,10 @@ pub struct VpsView {
     pub guest_shutdown: GuestShutdown,
     /// Whether reconciling it is stopped.
     pub hold: bool,
+    /// The image that it boots in rescue mode, its own disk being the second one; none: it boots from its own disk.
+    pub rescue: Option<Name>,
+    /// What is in its CD-ROM drive.
+    pub iso: Option<Name>,
     /// When it was deleted, RFC 3339; it is kept until `purge_at`.
     pub deleted_at: Option<String>,
     /// When it will be removed for good, RFC 3339.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest};
+use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest, SnapshotChange};
 use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus, Inventory};
 use chom_protocol::job::{Job, JobKind, JobOutcome, JobResult};
 use chom_protocol::link::v1::spec_parts;
@@ -13,10 +13,11 @@ use chom_protocol::network::{
 };
 use chom_protocol::sample::{Metric, Point, Sample};
 use chom_protocol::vps::{
-    AddressPrefix, BlobReference, Engine, ForeignGuest, GuestShutdown, ImageFormat, ImageReference,
-    NetworkInterface, Power, Sha256, Tombstone, VpsSpec, VpsState, VpsStatus,
+    AddressPrefix, BlobReference, CloneSource, Engine, ForeignGuest, GuestShutdown, ImageFormat,
+    ImageReference, IsoMedium, NetworkInterface, Power, Sha256, SnapshotStatus, Tombstone, VpsSpec, VpsState,
+    VpsStatus,
 };
-use chom_protocol::{BootId, Bytes, Generation, HostId, InstanceId, JobId, UnixMillis, VpsId};
+use chom_protocol::{BootId, Bytes, Generation, HostId, InstanceId, JobId, SnapshotId, UnixMillis, VpsId};
 
 /// A UUID of version 7 that ends with `number`.
 fn uuid(number: u16) -> uuid::Uuid {
@@ -29,6 +30,10 @@ pub(crate) fn vps_id(number: u16) -> VpsId {
 
 pub(crate) fn job_id(number: u16) -> JobId {
     JobId::new(uuid(number))
+}
+
+fn snapshot_id(number: u16) -> SnapshotId {
+    SnapshotId::new(uuid(number))
 }
 
 fn host_id() -> HostId {
@@ -68,6 +73,9 @@ pub(crate) fn plain_vps(number: u16) -> VpsSpec {
         interface: NetworkInterface { spoof_guard: false, ..NetworkInterface::bare([2, 0, 0, 0, 0, 1]) },
         ssh_keys: vec![],
         user_data: None,
+        source: None,
+        rescue: None,
+        iso: None,
     }
 }
 
@@ -114,6 +122,17 @@ fn full_vps() -> VpsSpec {
         },
         ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample admin@example.org".to_owned()],
         user_data: Some(BlobReference { sha256: Sha256([0xcd; 32]), size: Bytes(1234) }),
+        source: Some(CloneSource { vps: vps_id(2), snapshot: Some(snapshot_id(9)) }),
+        rescue: Some(ImageReference { name: "rescue".parse().unwrap(), ..plain_vps(1).image }),
+        iso: Some(IsoMedium {
+            image: ImageReference {
+                name: "installer".parse().unwrap(),
+                sha256: Sha256([0xef; 32]),
+                size: Bytes::mib(600),
+                format: ImageFormat::Iso,
+            },
+            boot_first: true,
+        }),
         ..plain_vps(1)
     }
 }
@@ -156,12 +175,19 @@ pub(crate) fn host_spec() -> HostSpec {
             Tombstone { placement: 2, engine: Engine::Incus, created_at: UnixMillis(1_795_300_000_000) },
         )]
         .into(),
-        jobs: [(
-            job_id(4),
-            Job { kind: JobKind::Restart { vps: vps_id(1) }, deadline: UnixMillis(1_795_392_600_000) },
-        )]
-        .into(),
+        jobs: (4..).zip(every_job()).map(|(number, job)| (job_id(number), job)).collect(),
     }
+}
+
+fn every_job() -> Vec<Job> {
+    let (vps, snapshot) = (vps_id(1), snapshot_id(9));
+    let kinds = [
+        JobKind::Restart { vps },
+        JobKind::TakeSnapshot { vps, snapshot },
+        JobKind::RestoreSnapshot { vps, snapshot },
+        JobKind::DeleteSnapshot { vps, snapshot },
+    ];
+    kinds.map(|kind| Job { kind, deadline: UnixMillis(1_795_392_600_000) }).into()
 }
 
 pub(crate) fn host_status() -> HostStatus {
@@ -223,6 +249,18 @@ pub(crate) fn vps_status(state: VpsState) -> VpsStatus {
         problem: (state == VpsState::Crashed).then(|| "the engine ended: out of memory".to_owned()),
         progress: (state == VpsState::Preparing).then(|| "image 40 %".to_owned()),
         traffic: (state == VpsState::Running).then_some(Traffic { in_bytes: 70_000, out_bytes: 5 }),
+        snapshots: match state {
+            VpsState::Running => Some(vec![
+                SnapshotStatus {
+                    id: snapshot_id(9),
+                    taken_at: UnixMillis(1_795_390_000_000),
+                    disk: Some(Bytes::gib(160)),
+                },
+                SnapshotStatus { id: snapshot_id(10), taken_at: UnixMillis(0), disk: None },
+            ]),
+            VpsState::Stopped => Some(vec![]),
+            _ => None,
+        },
     }
 }
 
@@ -373,6 +411,9 @@ pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
             memory: Bytes::gib(8),
             acceleration: Acceleration::Tcg,
             disk: "/var/lib/chom-agent/vps/1/disk.qcow2".into(),
+            rescue: Some("/var/lib/chom-agent/vps/1/rescue-1.qcow2".into()),
+            cdrom: Some("/var/lib/chom-agent/images/ef".into()),
+            cdrom_first: true,
             seed: "/var/lib/chom-agent/vps/1/seed.iso".into(),
             console_log: "/var/log/chom-agent/1.log".into(),
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
@@ -382,6 +423,12 @@ pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
         HelperRequest::Shutdown { vps },
         HelperRequest::PowerOff { vps },
         HelperRequest::Undefine { vps },
+        HelperRequest::Snapshot {
+            vps,
+            disk: "/var/lib/chom-agent/vps/1/disk.qcow2".into(),
+            name: "chom-9".to_owned(),
+            change: SnapshotChange::Take,
+        },
         HelperRequest::Measure,
     ]
 }
@@ -400,6 +447,7 @@ pub(crate) fn every_helper_reply() -> Vec<HelperReply> {
             }],
         },
         HelperReply::Done,
+        HelperReply::Off,
         HelperReply::Measured { points: points() },
         HelperReply::Failed { problem: "no such domain".to_owned(), retryable: true },
     ]

@@ -12,7 +12,7 @@ use chom_tests::wait::{pass, wait_for, wait_until};
 const KILL_AFTER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(1500));
 
 /// systemd waits longer from one kill to the next, up to 30 s; not here, where only the agent is tested.
-const RESTARTS_AT_ONCE: &str = "mkdir -p /etc/systemd/system/chom-agent.service.d && \
+pub(crate) const RESTARTS_AT_ONCE: &str = "mkdir -p /etc/systemd/system/chom-agent.service.d && \
     printf '[Service]\\nRestartSteps=0\\n' >/etc/systemd/system/chom-agent.service.d/test.conf && systemctl daemon-reload";
 
 #[test]

@@ -11,3 +11,4 @@ mod network;
 mod no_network;
 mod no_orchestrator;
 mod no_space;
+mod snapshots;

@@ -65,7 +65,12 @@ async fn a_guest_lives_its_whole_life() {
     let began = Instant::now();
     let verdict = determine(AccelerationChoice::Auto, &folder, kernel.trim()).await;
     println!("verdict {verdict:?} after {:?}", began.elapsed());
-    let driver = LibvirtDriver::new(setting("CHOM_TEST_HELPER"), folder.join("vps"), verdict);
+    let driver = LibvirtDriver::new(
+        setting("CHOM_TEST_HELPER"),
+        folder.join("vps"),
+        ImageCache::new(folder.join("images")),
+        verdict,
+    );
     let image = setting("CHOM_TEST_IMAGE");
     let mut spec = VpsSpec { disk: Bytes::gib(2), ..spec() };
     let vps = spec.id;

@@ -1,8 +1,10 @@
 //! The rules of the plan. A scene is a few lines of text; what is planned and said of it is rendered as text.
 //!
-//! Desired (`want`): `1 on` `1 off`, then any of `hold`, `retained`, `restart` (policy), `s3` (start count), `p2` (placement);
+//! Desired (`want`): `1 on` `1 off`, then any of `hold`, `retained`, `restart` (policy), `s3` (start count), `p2` (placement), `from2` (a copy of 2), `rescue`;
 //! `dead 1` (tombstone; `young`, `p2`), `job 7 1` (restart VPS 1; `late`). Observed (`have`): `1 running|stopped|byguest|crashed|paused`,
-//! `p2`, `drift`; `foreign NAME`. All of it is of the fake engine; `libvirt` at the end of a line says that it is of that one.
+//! `p2`, `drift`, `+9` (snapshot 9), `+c3` (one for a clone, 3), `unreadable` (disk); `foreign NAME`. All of it is of the
+//! fake engine; `libvirt` at the end of a line says that it is of that one.
+//! `take 7 1`, `restore 7 1`, `remove 7 1`: a job of that number with the snapshot of that number, of VPS 1.
 
 use std::fmt::Write as _;
 
@@ -11,15 +13,19 @@ use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus};
 use chom_protocol::job::Job;
 use chom_protocol::units::Bytes as Size;
 use chom_protocol::vps::{
-    Engine, GuestShutdown, ImageFormat, ImageReference, NetworkInterface, Power, VpsSpec,
+    CloneSource, Engine, GuestShutdown, ImageFormat, ImageReference, NetworkInterface, Power, SnapshotStatus,
+    VpsSpec,
 };
-use chom_protocol::{HostId, Name};
+use chom_protocol::{HostId, Name, SnapshotId};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::driver::snapshot::Snapshots;
 use crate::reconcile::memory::{JobMemory, Stopping, VpsMemory};
+
+mod snapshots;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -72,6 +78,9 @@ fn spec(number: u128, power: Power) -> VpsSpec {
         interface: NetworkInterface::bare([2, 0, 0, 0, 0, 1]),
         ssh_keys: vec![],
         user_data: None,
+        source: None,
+        rescue: None,
+        iso: None,
     }
 }
 
@@ -109,7 +118,8 @@ impl Scene {
         let problem = (answer == Answer::Failed).then(|| format!("{engine} is gone"));
         let acceleration = Acceleration::None;
         let status = EngineStatus { engine, version: "1".to_owned(), acceleration, problem };
-        self.looks.insert(engine, Look { engine: status, guests: vec![], answer });
+        self.looks
+            .insert(engine, Look { engine: status, guests: vec![], snapshots: BTreeMap::new(), answer });
     }
 
     fn want(&mut self, line: &str) {
@@ -122,6 +132,16 @@ impl Scene {
                 self.desired
                     .tombstones
                     .insert(vps(number.parse().unwrap()), Tombstone { placement, engine, created_at });
+            }
+            [what @ ("take" | "restore" | "remove"), number, target] => {
+                let (vps, number) = (vps(target.parse().unwrap()), number.parse().unwrap());
+                let snapshot = SnapshotId::new(Uuid::from_u128(number));
+                let kind = match *what {
+                    "take" => JobKind::TakeSnapshot { vps, snapshot },
+                    "restore" => JobKind::RestoreSnapshot { vps, snapshot },
+                    _ => JobKind::DeleteSnapshot { vps, snapshot },
+                };
+                self.desired.jobs.insert(job(number), Job { kind, deadline: NOW.plus_seconds(600) });
             }
             ["job", number, target, rest @ ..] => {
                 let kind = JobKind::Restart { vps: vps(target.parse().unwrap()) };
@@ -139,6 +159,14 @@ impl Scene {
                 }
                 spec.start_count =
                     rest.iter().find_map(|word| word.strip_prefix('s')?.parse().ok()).unwrap_or(0);
+                spec.source = rest.iter().find_map(|word| {
+                    let number = word.strip_prefix("from")?.parse().ok()?;
+                    Some(CloneSource { vps: vps(number), snapshot: None })
+                });
+                if rest.contains(&"rescue") {
+                    spec.rescue =
+                        Some(ImageReference { name: "rescue".parse().unwrap(), ..spec.image.clone() });
+                }
                 self.work.definitions.insert(spec.id, Sha256::of(b"definition"));
                 self.desired.vps.insert(spec.id, spec);
             }
@@ -158,6 +186,18 @@ impl Scene {
             _ => panic!("{line}"),
         };
         let number: Option<u128> = name.parse().ok();
+        if let Some(number) = number.filter(|_| !rest.contains(&"unreadable")) {
+            let mut snapshots = Snapshots::default();
+            for word in rest {
+                if let Some(clone) = word.strip_prefix("+c") {
+                    snapshots.for_clones.push(vps(clone.parse().unwrap()));
+                } else if let Some(id) = word.strip_prefix('+') {
+                    let id = SnapshotId::new(Uuid::from_u128(id.parse().unwrap()));
+                    snapshots.kept.push(SnapshotStatus { id, taken_at: NOW, disk: None });
+                }
+            }
+            self.looks.get_mut(&engine).unwrap().snapshots.insert(vps(number), snapshots);
+        }
         let placement = rest.iter().find_map(|word| word.strip_prefix('p')?.parse().ok()).unwrap_or(1);
         let definition: &[u8] = if rest.contains(&"drift") { b"old" } else { b"definition" };
         self.looks.get_mut(&engine).unwrap().guests.push(ObservedGuest {
@@ -232,6 +272,13 @@ fn render(plan: &Plan) -> String {
             }
             Action::Shutdown { vps } => format!("shutdown {}", short(vps.uuid())),
             Action::PowerOff { vps } => format!("power off {}", short(vps.uuid())),
+            Action::Snapshot { vps, change, name, .. } => {
+                let name = match name {
+                    SnapshotName::Kept(id) => short(id.uuid()).to_string(),
+                    SnapshotName::ForClone(clone) => format!("for clone {}", short(clone.uuid())),
+                };
+                format!("{} snapshot {name} of {}", format!("{change:?}").to_lowercase(), short(vps.uuid()))
+            }
             Action::Destroy { vps, counts } => {
                 format!("DESTROY {}{}", short(vps.uuid()), if *counts { "" } else { " uncounted" })
             }
@@ -314,6 +361,7 @@ fn an_image_is_fetched_once_for_all_that_need_it_and_its_progress_is_shown() {
     let failure = Failure {
         problem: "image tiny has the wrong content".to_owned(),
         count: 1,
+        lasting: false,
         retry_at: NOW.plus_seconds(9),
     };
     scene.work.blobs.insert(image(), BlobState::Failed(failure));
@@ -661,7 +709,7 @@ fn an_older_placement_never_runs_and_is_never_overwritten() {
 fn a_failed_action_is_tried_again_after_its_pause_and_shown() {
     let fails = |retry_at| {
         let mut scene = Scene::new("1 on", "1 stopped");
-        let failure = Failure { problem: "no memory".to_owned(), count: 3, retry_at };
+        let failure = Failure { problem: "no memory".to_owned(), count: 3, lasting: false, retry_at };
         scene.work.failures.insert(vps(1), failure);
         scene
     };
@@ -794,6 +842,7 @@ prop_compose! {
             placement, start_count, running_in: ran.map(boot), off_by_guest: off && ran.is_none(),
             stopping: stopping.map(|s| Stopping { since: ago(s), asked_at: ago(s / 2) }),
             started_at: started.map(ago),
+            rescue: None,
         }
     }
 }

@@ -23,36 +23,36 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    fn quiet(state: VpsState) -> Self {
+    pub(super) fn quiet(state: VpsState) -> Self {
         Self { state, action: None, problem: None, progress: None, wake_at: None }
     }
 
-    fn problem(self, problem: impl Into<String>) -> Self {
+    pub(super) fn problem(self, problem: impl Into<String>) -> Self {
         Self { problem: Some(problem.into()), ..self }
     }
 
-    fn progress(self, progress: impl Into<String>) -> Self {
+    pub(super) fn progress(self, progress: impl Into<String>) -> Self {
         Self { progress: Some(progress.into()), ..self }
     }
 
-    fn act(self, action: Action) -> Self {
+    pub(super) fn act(self, action: Action) -> Self {
         let doing = action.vps().map(|_| action.doing().to_owned());
         let progress = self.progress.or(doing);
         Self { action: Some(action), progress, ..self }
     }
 
-    fn wake(self, at: UnixMillis) -> Self {
+    pub(super) fn wake(self, at: UnixMillis) -> Self {
         Self { wake_at: Some(at), ..self }
     }
 }
 
 /// One VPS under consideration.
-struct Case<'a> {
-    input: &'a Input<'a>,
-    desired: &'a HostSpec,
-    want: &'a VpsSpec,
-    memory: &'a VpsMemory,
-    /// The restart it is in the hands of; begun in this very pass if memory does not know it.
+pub(super) struct Case<'a> {
+    pub(super) input: &'a Input<'a>,
+    pub(super) desired: &'a HostSpec,
+    pub(super) want: &'a VpsSpec,
+    pub(super) memory: &'a VpsMemory,
+    /// The job it is in the hands of; begun in this very pass if memory does not know it.
     job: Option<JobId>,
 }
 
@@ -134,12 +134,12 @@ pub(super) fn decide(
     verdict
 }
 
-fn is_on(state: VpsState) -> bool {
+pub(super) fn is_on(state: VpsState) -> bool {
     matches!(state, VpsState::Running | VpsState::Paused)
 }
 
 impl Case<'_> {
-    fn now(&self) -> UnixMillis {
+    pub(super) fn now(&self) -> UnixMillis {
         self.input.terms.now
     }
 
@@ -184,11 +184,10 @@ impl Case<'_> {
 
     /// What is still missing before `Prepare`; none when all is there.
     fn blobs(&self, quiet: &Verdict) -> Option<Verdict> {
-        let image = &self.want.image;
-        let image_name = format!("image {}", image.name);
+        let images =
+            self.want.images().map(|image| (image.sha256, image.size, format!("image {}", image.name)));
         let user_data = self.want.user_data.map(|blob| (blob.sha256, blob.size, "user data".to_owned()));
-        let needed = [(image.sha256, image.size, image_name)].into_iter().chain(user_data);
-        needed.into_iter().find_map(|(sha256, size, what)| self.blob(quiet.state, sha256, size, what))
+        images.chain(user_data).find_map(|(sha256, size, what)| self.blob(quiet.state, sha256, size, what))
     }
 
     fn blob(&self, state: VpsState, sha256: Sha256, size: Bytes, what: String) -> Option<Verdict> {
@@ -226,15 +225,28 @@ impl Case<'_> {
         if guest.state == VpsState::Unknown {
             return quiet.problem("the engine cannot say what this guest does; the next look may tell");
         }
-        if self.want.wants_running()
-            && let Some(job) = self.job
-        {
-            return self.restart(job, guest, quiet);
+        if let Some((job, kind)) = self.job.and_then(|id| Some((id, &self.desired.jobs.get(&id)?.kind))) {
+            let blank = Verdict::quiet(quiet.state);
+            match self.snapshot_job(job, kind, guest, blank) {
+                Some(verdict) => return verdict,
+                None if self.want.wants_running() => return self.restart(job, guest, quiet),
+                None => {}
+            }
         }
         match (self.want.wants_running(), on) {
             (false, true) => self.stop(quiet),
             (true, true) if self.memory.stopping.is_some() => self.stop(quiet),
             (false, false) => self.redefine(guest, quiet),
+            (true, true) if self.memory.rescue != self.rescue() => {
+                // What it boots from next is made ready while it still runs.
+                let ready = self.redefine(guest, Verdict::quiet(quiet.state));
+                let waits = ready.action.is_some() || ready.progress.is_some() || ready.problem.is_some();
+                let why = match self.want.rescue {
+                    Some(_) => "shutting down to boot the rescue image",
+                    None => "shutting down to boot from its own disk again",
+                };
+                if waits { ready } else { self.stop(quiet.progress(why)) }
+            }
             (true, true) if guest.state == VpsState::Paused => {
                 quiet.problem("it is paused, by hand or for lack of disk space; resume it in the engine")
             }
@@ -245,6 +257,11 @@ impl Case<'_> {
                 if waits { redefined } else { self.switch_on(guest, quiet) }
             }
         }
+    }
+
+    /// The image that it should have been switched on with.
+    fn rescue(&self) -> Option<Sha256> {
+        self.want.rescue.as_ref().map(|image| image.sha256)
     }
 
     /// Takes a changed definition over; a running guest takes it at its next start.
@@ -276,7 +293,7 @@ impl Case<'_> {
         self.start(quiet, None)
     }
 
-    fn start(&self, quiet: Verdict, job: Option<JobId>) -> Verdict {
+    pub(super) fn start(&self, quiet: Verdict, job: Option<JobId>) -> Verdict {
         if self.input.terms.may_have_moved {
             return quiet.progress("waiting for word from the orchestrator that it was not moved elsewhere");
         }
@@ -286,7 +303,7 @@ impl Case<'_> {
         quiet.act(Action::Start { vps: self.want.id, job })
     }
 
-    fn stop(&self, quiet: Verdict) -> Verdict {
+    pub(super) fn stop(&self, quiet: Verdict) -> Verdict {
         let (vps, now) = (self.want.id, self.now());
         let Some(stopping) = self.memory.stopping else { return quiet.act(Action::Shutdown { vps }) };
         let forced_at = stopping.since.plus_seconds(u64::from(self.desired.settings.stop_grace_seconds));
@@ -305,7 +322,7 @@ impl Case<'_> {
         let on = is_on(guest.state);
         let (since, starting) = match self.input.memory.jobs.get(&job) {
             Some(JobMemory::Starting { since }) => (*since, true),
-            Some(JobMemory::Stopping { since }) => (*since, false),
+            Some(JobMemory::Stopping { since } | JobMemory::Working { since }) => (*since, false),
             Some(JobMemory::Finished { .. }) => return quiet,
             None => (self.now(), false),
         };

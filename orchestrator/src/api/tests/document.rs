@@ -12,6 +12,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
     expect_test::expect![[r#"
         DELETE /api/networks/{network}
         DELETE /api/vps-servers/{vps}
+        DELETE /api/vps-servers/{vps}/iso
+        DELETE /api/vps-servers/{vps}/snapshots/{snapshot}
         GET /api/addresses
         GET /api/alertmanager/smtp/config
         GET /api/alerts
@@ -32,6 +34,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/vps-servers
         GET /api/vps-servers/{vps}
         GET /api/vps-servers/{vps}/network
+        GET /api/vps-servers/{vps}/snapshots
         GET /healthz
         GET /metrics
         GET /readyz
@@ -50,13 +53,19 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/networks/{network}/pools/remove
         POST /api/vps-servers
         POST /api/vps-servers/{vps}/addresses
+        POST /api/vps-servers/{vps}/clone
         POST /api/vps-servers/{vps}/hold
+        POST /api/vps-servers/{vps}/iso
         POST /api/vps-servers/{vps}/network
         POST /api/vps-servers/{vps}/purge
+        POST /api/vps-servers/{vps}/rescue
         POST /api/vps-servers/{vps}/restart
+        POST /api/vps-servers/{vps}/snapshots
+        POST /api/vps-servers/{vps}/snapshots/{snapshot}/restore
         POST /api/vps-servers/{vps}/start
         POST /api/vps-servers/{vps}/stop
         POST /api/vps-servers/{vps}/undelete
+        POST /api/vps-servers/{vps}/unrescue
     "#]]
     .assert_eq(&text);
 }

@@ -52,6 +52,8 @@ async fn full() -> World {
     world.fleet.put_pool(&caller(), RequestMark::default(), name("lan"), pool).await.unwrap();
     world.converge(host).await;
     world.act(vps, Action::Restart).await.unwrap();
+    let snapshot = chom_protocol::api::snapshots::TakeSnapshot { name: name("before") };
+    world.fleet.take_snapshot(&caller(), RequestMark::default(), vps, snapshot).await.unwrap();
     let rest = move |decision: &mut crate::fleet::Decision| {
         let at = decision.now;
         let held = decision.state.addresses.values().next().unwrap().row.as_ref().clone();

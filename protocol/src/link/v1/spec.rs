@@ -8,7 +8,7 @@ use super::network::Interface;
 use super::value::{self, Id, Within, bad};
 use crate::api::vps_servers::check_ssh_key;
 use crate::host;
-use crate::id::{HostId, JobId, VpsId};
+use crate::id::{HostId, JobId, SnapshotId, VpsId};
 use crate::job;
 use crate::link::codec::DecodeError;
 use crate::link::{self, SPEC_ITEMS_MAX};
@@ -190,13 +190,27 @@ pub(super) struct Job {
 #[derive(Debug, Serialize, Deserialize)]
 enum JobKind {
     Restart { vps: Id },
+    TakeSnapshot { vps: Id, snapshot: Id },
+    RestoreSnapshot { vps: Id, snapshot: Id },
+    DeleteSnapshot { vps: Id, snapshot: Id },
 }
 
 impl From<&job::Job> for Job {
     fn from(job: &job::Job) -> Self {
         let job::Job { kind, deadline } = job;
+        let (vps, bytes) =
+            (kind.vps().uuid().into_bytes(), |snapshot: &SnapshotId| snapshot.uuid().into_bytes());
         let kind = match kind {
-            job::JobKind::Restart { vps } => JobKind::Restart { vps: vps.uuid().into_bytes() },
+            job::JobKind::Restart { vps: _ } => JobKind::Restart { vps },
+            job::JobKind::TakeSnapshot { vps: _, snapshot } => {
+                JobKind::TakeSnapshot { vps, snapshot: bytes(snapshot) }
+            }
+            job::JobKind::RestoreSnapshot { vps: _, snapshot } => {
+                JobKind::RestoreSnapshot { vps, snapshot: bytes(snapshot) }
+            }
+            job::JobKind::DeleteSnapshot { vps: _, snapshot } => {
+                JobKind::DeleteSnapshot { vps, snapshot: bytes(snapshot) }
+            }
         };
         Self { kind, deadline: deadline.0 }
     }
@@ -205,11 +219,25 @@ impl From<&job::Job> for Job {
 impl From<Job> for job::Job {
     fn from(job: Job) -> Self {
         let Job { kind, deadline } = job;
+        let of = |vps| VpsId::new(Uuid::from_bytes(vps));
         let kind = match kind {
-            JobKind::Restart { vps } => job::JobKind::Restart { vps: VpsId::new(Uuid::from_bytes(vps)) },
+            JobKind::Restart { vps } => job::JobKind::Restart { vps: of(vps) },
+            JobKind::TakeSnapshot { vps, snapshot } => {
+                job::JobKind::TakeSnapshot { vps: of(vps), snapshot: snapshot_id(snapshot) }
+            }
+            JobKind::RestoreSnapshot { vps, snapshot } => {
+                job::JobKind::RestoreSnapshot { vps: of(vps), snapshot: snapshot_id(snapshot) }
+            }
+            JobKind::DeleteSnapshot { vps, snapshot } => {
+                job::JobKind::DeleteSnapshot { vps: of(vps), snapshot: snapshot_id(snapshot) }
+            }
         };
         Self { kind, deadline: UnixMillis(deadline) }
     }
+}
+
+pub(super) fn snapshot_id(id: Id) -> SnapshotId {
+    SnapshotId::new(Uuid::from_bytes(id))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -231,6 +259,9 @@ pub(super) struct Vps {
     interface: Interface,
     ssh_keys: List<String, SSH_KEYS_MAX>,
     user_data: Option<Blob>,
+    source: Option<CloneSource>,
+    rescue: Option<Image>,
+    iso: Option<IsoMedium>,
 }
 
 impl From<&vps::VpsSpec> for Vps {
@@ -253,6 +284,9 @@ impl From<&vps::VpsSpec> for Vps {
             interface,
             ssh_keys,
             user_data,
+            source,
+            rescue,
+            iso,
         } = spec;
         Self {
             id: id.uuid().into_bytes(),
@@ -272,6 +306,9 @@ impl From<&vps::VpsSpec> for Vps {
             interface: interface.into(),
             ssh_keys: ssh_keys.iter().cloned().collect(),
             user_data: user_data.as_ref().map(Blob::from),
+            source: source.as_ref().map(CloneSource::from),
+            rescue: rescue.as_ref().map(Image::from),
+            iso: iso.as_ref().map(IsoMedium::from),
         }
     }
 }
@@ -298,6 +335,9 @@ impl TryFrom<Vps> for vps::VpsSpec {
             interface,
             ssh_keys: List(ssh_keys),
             user_data,
+            source,
+            rescue,
+            iso,
         } = spec;
         for key in &ssh_keys {
             check_ssh_key(key).map_err(|error| bad("ssh_keys", error))?;
@@ -320,7 +360,52 @@ impl TryFrom<Vps> for vps::VpsSpec {
             interface: vps::NetworkInterface::try_from(interface).within("interface")?,
             ssh_keys,
             user_data: user_data.map(Into::into),
+            source: source.map(Into::into),
+            rescue: rescue.map(vps::ImageReference::try_from).transpose().within("rescue")?,
+            iso: iso.map(vps::IsoMedium::try_from).transpose().within("iso")?,
         })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CloneSource {
+    vps: Id,
+    snapshot: Option<Id>,
+}
+
+impl From<&vps::CloneSource> for CloneSource {
+    fn from(source: &vps::CloneSource) -> Self {
+        let vps::CloneSource { vps, snapshot } = source;
+        Self { vps: vps.uuid().into_bytes(), snapshot: snapshot.map(|id| id.uuid().into_bytes()) }
+    }
+}
+
+impl From<CloneSource> for vps::CloneSource {
+    fn from(source: CloneSource) -> Self {
+        let CloneSource { vps, snapshot } = source;
+        Self { vps: VpsId::new(Uuid::from_bytes(vps)), snapshot: snapshot.map(snapshot_id) }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct IsoMedium {
+    image: Image,
+    boot_first: bool,
+}
+
+impl From<&vps::IsoMedium> for IsoMedium {
+    fn from(medium: &vps::IsoMedium) -> Self {
+        let vps::IsoMedium { image, boot_first } = medium;
+        Self { image: image.into(), boot_first: *boot_first }
+    }
+}
+
+impl TryFrom<IsoMedium> for vps::IsoMedium {
+    type Error = DecodeError;
+
+    fn try_from(medium: IsoMedium) -> Result<Self, DecodeError> {
+        let IsoMedium { image, boot_first } = medium;
+        Ok(Self { image: image.try_into()?, boot_first })
     }
 }
 
@@ -400,5 +485,5 @@ twin! {
     Engine = vps::Engine { Libvirt, Fake, Incus }
     Power = vps::Power { Running, Stopped }
     GuestShutdown = vps::GuestShutdown { StayOff, Restart }
-    ImageFormat = vps::ImageFormat { Qcow2, Raw, IncusTarball }
+    ImageFormat = vps::ImageFormat { Qcow2, Raw, IncusTarball, Iso }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::list::List;
 use super::network::Traffic;
-use super::spec::{Engine, twin};
+use super::spec::{Engine, snapshot_id, twin};
 use super::value::{self, Id, TEXT_BYTES_MAX, bad, line};
 use crate::host;
 use crate::id::{BootId, VpsId};
@@ -19,6 +19,9 @@ const ITEMS_MAX: usize = SPEC_ITEMS_MAX as usize;
 const ENGINES_MAX: usize = 16;
 /// Problems of a host as a whole; whoever has this many reads no further.
 const PROBLEMS_MAX: usize = 64;
+
+/// Snapshots of one VPS; the orchestrator's quota is far below, so more were made by hand.
+const SNAPSHOTS_MAX: usize = 64;
 
 /// What a status lets each of its texts have, until the whole fits into a frame: it loses words before it loses facts.
 pub(super) const TEXT_BYTES_TRIES: [usize; 3] = [TEXT_BYTES_MAX, 96, 0];
@@ -204,11 +207,13 @@ struct VpsStatus {
     problem: Option<String>,
     progress: Option<String>,
     traffic: Option<Traffic>,
+    snapshots: Option<List<Snapshot, SNAPSHOTS_MAX>>,
 }
 
 impl VpsStatus {
     fn new(status: &vps::VpsStatus, text_bytes_max: usize) -> Self {
-        let vps::VpsStatus { state, placement, start_count, since, problem, progress, traffic } = status;
+        let vps::VpsStatus { state, placement, start_count, since, problem, progress, traffic, snapshots } =
+            status;
         Self {
             state: (*state).into(),
             placement: *placement,
@@ -217,13 +222,17 @@ impl VpsStatus {
             problem: problem.as_ref().map(|problem| line(problem, text_bytes_max)),
             progress: progress.as_ref().map(|progress| line(progress, text_bytes_max)),
             traffic: traffic.map(Traffic::from),
+            snapshots: snapshots
+                .as_ref()
+                .map(|snapshots| snapshots.iter().take(SNAPSHOTS_MAX).map(Snapshot::from).collect()),
         }
     }
 }
 
 impl From<VpsStatus> for vps::VpsStatus {
     fn from(status: VpsStatus) -> Self {
-        let VpsStatus { state, placement, start_count, since, problem, progress, traffic } = status;
+        let VpsStatus { state, placement, start_count, since, problem, progress, traffic, snapshots } =
+            status;
         Self {
             state: state.into(),
             placement,
@@ -232,7 +241,29 @@ impl From<VpsStatus> for vps::VpsStatus {
             problem: problem.map(|problem| line(&problem, TEXT_BYTES_MAX)),
             progress: progress.map(|progress| line(&progress, TEXT_BYTES_MAX)),
             traffic: traffic.map(Into::into),
+            snapshots: snapshots.map(|List(snapshots)| snapshots.into_iter().map(Into::into).collect()),
         }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Snapshot {
+    id: Id,
+    taken_at: u64,
+    disk: Option<u64>,
+}
+
+impl From<&vps::SnapshotStatus> for Snapshot {
+    fn from(snapshot: &vps::SnapshotStatus) -> Self {
+        let vps::SnapshotStatus { id, taken_at, disk } = snapshot;
+        Self { id: id.uuid().into_bytes(), taken_at: taken_at.0, disk: disk.map(|disk| disk.0) }
+    }
+}
+
+impl From<Snapshot> for vps::SnapshotStatus {
+    fn from(snapshot: Snapshot) -> Self {
+        let Snapshot { id, taken_at, disk } = snapshot;
+        Self { id: snapshot_id(id), taken_at: UnixMillis(taken_at), disk: disk.map(Bytes) }
     }
 }
 
