@@ -89,10 +89,10 @@ impl LibvirtDriver {
         let request = HelperRequest::Snapshot { vps, disk, name: name.to_string(), change };
         match self.ask(&request, SNAPSHOT_SECONDS_MAX).await? {
             HelperReply::Done => Ok(()),
-            HelperReply::Off => Ok(match change {
-                SnapshotChange::Take => self.disks.take_snapshot(vps, name).await?,
-                SnapshotChange::Delete => self.disks.delete_snapshot(vps, name).await?,
-            }),
+            HelperReply::Off => match change {
+                SnapshotChange::Take => Ok(self.disks.take_snapshot(vps, name).await?),
+                SnapshotChange::Delete => Ok(self.disks.delete_snapshot(vps, name).await?),
+            },
             _ => Err(unexpected(&request)),
         }
     }
