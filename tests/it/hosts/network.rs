@@ -1,5 +1,5 @@
-//! What goes over guests' cards on a real host: nothing under a neighbour's addresses, and every byte of it
-//! counted once. Watched by rules of the test's own in nft(8), beside CHOM's.
+//! What goes over guests' cards on a real host: nothing under a neighbour's addresses, what the firewall and the rate let
+//! through, and every byte of it counted once. Watched by rules of the test's own in nft(8), beside CHOM's.
 
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ fn forge(attacker: &Guest<'_>, neighbour: &Guest<'_>) {
 }
 
 #[test]
-fn guests_send_only_as_themselves_and_all_of_it_is_counted_once() {
+fn guests_send_only_as_themselves_what_the_firewall_and_the_rate_let_through_and_all_of_it_is_counted_once() {
     let site = Site::start("net", &SiteOptions::default());
     let host = &site.host;
     let accepted = ["one", "two"].map(|name| Guest::create(&site, name));
@@ -196,6 +196,8 @@ fn guests_send_only_as_themselves_and_all_of_it_is_counted_once() {
 
     counted_through_restarts(&one);
     flushed_rules_come_back(&one, &two);
+    a_firewall_blocks_and_lets_through(&one);
+    a_rate_drops_what_is_beyond(&one);
 }
 
 /// The API's figure follows the agent's, and the agent's what the link showed.
@@ -251,4 +253,39 @@ fn flushed_rules_come_back(one: &Guest<'_>, two: &Guest<'_>) {
     forge(one, two);
     assert_eq!(watched(host, "forged"), (0, 0));
     assert!(one.reaches(&two.address, ""));
+}
+
+fn a_firewall_blocks_and_lets_through(one: &Guest<'_>) {
+    let (host, address) = (one.host(), &one.address);
+    // Started in the background, so that the line has an end.
+    for port in [7777, 7778] {
+        one.run(&format!("(while :; do nc -l -p {port} </dev/null; done) >/dev/null 2>&1 & true"));
+    }
+    let opens =
+        |port: u16| host.try_sh(&format!("timeout 20 bash -c '</dev/tcp/{address}/{port}'")).code == Some(0);
+    let shut =
+        |port: u16| host.try_sh(&format!("timeout 4 bash -c '</dev/tcp/{address}/{port}'")).code != Some(0);
+    let pinged = || host.try_sh(&format!("ping -c 2 -W 2 {address}")).code == Some(0);
+    assert!(opens(7777) && opens(7778) && pinged(), "open at first");
+    let rule = json!({"direction": "in", "protocol": "tcp", "ports": ["7777"], "peer": "10.155.0.0/20", "action": "accept"});
+    one.change(&json!({"firewall": {"default_in": "drop", "default_out": "accept", "rules": [rule]}}));
+    assert!(opens(7777), "what a rule lets through passes");
+    assert!(shut(7778) && !pinged(), "the rest does not");
+    assert!(one.reaches(GATEWAY, ""), "answers to its own questions come in");
+    let out = json!({"direction": "out", "protocol": "icmp", "action": "drop"});
+    one.change(&json!({"firewall": {"default_in": "accept", "default_out": "accept", "rules": [out]}}));
+    assert!(!one.reaches(GATEWAY, "") && opens(7778));
+    one.change(&json!({"firewall": {"default_in": "accept", "default_out": "accept", "rules": []}}));
+    assert!(one.reaches(GATEWAY, ""));
+}
+
+fn a_rate_drops_what_is_beyond(one: &Guest<'_>) {
+    let host = one.host();
+    one.change(&json!({"rate": {"in_bits": null, "out_bits": 64_000}}));
+    watch(host, one);
+    let (_, sent_before) = one.link();
+    one.run(&format!("ping -q -c 60 -i 0.02 -s 20000 {GATEWAY}"));
+    let sent = one.link().1 - sent_before;
+    let (_, passed) = watched(host, "passed");
+    assert!(sent > 1024 * KIBIBYTE && passed < sent / 2, "{sent} bytes sent, {passed} passed");
 }
