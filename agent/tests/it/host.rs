@@ -9,7 +9,7 @@ use chom_agent::boot;
 use chom_agent::clock;
 use chom_agent::driver::fake::FakeDriver;
 use chom_agent::ledger::Ledger;
-use chom_agent::measure::FixedProbe;
+use chom_agent::measure::{FixedProbe, Probe};
 use chom_certs::{HostKey, Identity};
 use chom_protocol::host::{AgentSettings, HostSpec, HostStatus};
 use chom_protocol::vps::{
@@ -62,14 +62,18 @@ impl Host {
     }
 
     pub fn start(&self) -> Agent {
+        self.start_with(Box::new(FixedProbe::default()))
+    }
+
+    pub fn start_with(&self, probe: Box<dyn Probe>) -> Agent {
         let settings = Settings {
             state_directory: self.folder.path().to_owned(),
             image_directory: self.images(),
+            vps_directory: self.folder.path().join("vps"),
             destroys_per_hour: self.destroys_per_hour,
             moved_grace: self.moved_grace,
         };
         let identity = Identity::load(&self.folder.path().join("identity")).unwrap();
-        let probe = Box::new(FixedProbe::default());
         let drivers = [self.driver.clone()].into_iter().chain(self.others.clone()).collect();
         Agent::start(Parts { settings, identity, drivers, probe, boot: self.boot }).unwrap()
     }

@@ -12,4 +12,5 @@
 mod host;
 mod link;
 mod orchestrator;
+mod outage;
 mod reconcile;

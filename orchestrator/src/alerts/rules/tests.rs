@@ -191,6 +191,41 @@ fn in_the_grace_nothing_fires_or_resolves_for_want_of_reconnected_hosts() {
 }
 
 #[test]
+fn ten_minutes_without_orchestrator_are_no_news_but_of_who_stays_away() {
+    let mut world = World::of(6);
+    world.gone(1, 100);
+    world.disk(2, Some(0.95));
+    world.at(145);
+    assert_eq!(world.at(205), "hostunreachable firing, disknearlyfull firing");
+    // From 300 to 900 it is away. Its rows are what is left of it, and every host was last seen before.
+    for number in 2..=6 {
+        world.gone(number, 300);
+    }
+    world.facts.in_grace = true;
+    for second in 900..990 {
+        match second {
+            910 => {
+                world.back(2);
+                world.disk(2, Some(0.95)); // as full as before: the same alert, not a second one
+            }
+            920 => world.back(3),
+            930 => world.back(4),
+            940 => world.back(5),
+            _ => {}
+        }
+        assert_eq!(world.at(second), "", "at {second} s");
+    }
+    world.facts.in_grace = false;
+    let changes: Vec<(u64, String)> =
+        (990..1200).map(|second| (second, world.at(second))).filter(|(_, what)| !what.is_empty()).collect();
+    let told = |second: u64, what: &str| (second, what.to_owned());
+    assert_eq!(changes, [told(990, "hostunreachable pending"), told(1050, "hostunreachable firing")]);
+    world.back(6);
+    world.back(1);
+    assert_eq!(world.at(1200), "hostunreachable resolved, hostunreachable resolved");
+}
+
+#[test]
 fn what_an_unseen_host_had_stays_as_it_was() {
     let mut world = World::of(4);
     world.disk(1, Some(0.95));
