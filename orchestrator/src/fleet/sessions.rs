@@ -10,6 +10,9 @@ use crate::fleet::hosts::{host_row, tell};
 use crate::fleet::rows::{EnrolmentRow, HostCertificate, HostRow, HostStanding};
 use crate::fleet::{Fleet, FleetError, vps};
 
+/// So long a token that expired is still known, so that whoever pastes it the next day reads that its hour is over.
+pub(super) const EXPIRED_KEPT_SECONDS: u64 = 7 * 24 * 3600;
+
 /// What a host gets when it enrols.
 #[derive(Debug, Clone)]
 pub struct Enrolled {

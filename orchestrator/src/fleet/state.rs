@@ -17,6 +17,7 @@ use crate::fleet::rows::{
     AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, JobRow,
     ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, TokenRow, VpsNameRow, VpsRow,
 };
+use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
 use crate::store::record::{self, Meta, RecordError, Row};
 use crate::store::{Key, Part, Prefix, Record, Revision};
@@ -310,7 +311,8 @@ fn index_deadline<R>(
 }
 
 fn index_enrolment(state: &mut State, old: Option<&EnrolmentRow>, new: Option<&EnrolmentRow>) {
-    index_deadline(state, old, new, |row| Some((row.expires_at, Deadline::Enrolment(row.id))));
+    let forgotten_at = |row: &EnrolmentRow| row.expires_at.plus_seconds(EXPIRED_KEPT_SECONDS);
+    index_deadline(state, old, new, |row| Some((forgotten_at(row), Deadline::Enrolment(row.id))));
 }
 
 fn index_answer(state: &mut State, old: Option<&IdempotencyRow>, new: Option<&IdempotencyRow>) {

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use chom_protocol::InstanceId;
-use chom_protocol::api::hosts::{HostState, HostView};
+use chom_protocol::api::hosts::{HostAdded, HostState, HostView};
 use chom_protocol::link::{Close, Standing, ToAgent};
+use chom_protocol::{InstanceId, UnixMillis};
 use chom_tests::agent::Agent;
 use chom_tests::api::{Api, Method};
+use chom_tests::export;
 use chom_tests::fleet::{Fleet, Host, LATER, SOON};
 use chom_tests::orchestrator::{Options, Orchestrator};
 use chom_tests::peer::{End, Peer};
-use chom_tests::wait::wait_for;
+use chom_tests::wait::{now, wait_for};
 
 /// A host that is enrolled; its agent was never started.
 fn enrolled(orchestrator: &Orchestrator, name: &str) -> Host {
@@ -125,6 +126,34 @@ fn a_join_code_works_once_and_only_with_its_own_authority() {
     // Nor does a failed try leave a half-enrolled host behind.
     let said = second.enrol(&api.add_host("joins-too", "us-east").unwrap().join_code);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
+}
+
+#[test]
+fn a_join_code_that_lay_about_for_its_hour_is_worthless_and_says_so() {
+    let mut orchestrator = Orchestrator::start(Options::default());
+    let [late, timely] = ["late", "timely"].map(|name| orchestrator.api().add_host(name, "us-east").unwrap());
+    orchestrator.stop();
+    // The hour passes in the store alone: of one code, so that the other shows what the hour does.
+    let over = UnixMillis(now().0 - 1000);
+    let aged = export::changed(&orchestrator.export(), |kind, row| {
+        if kind == "enrolment" && row["host"] == late.host.to_string() {
+            row["expires_at"] = over.0.into();
+        }
+    });
+    orchestrator.restore(&aged);
+    orchestrator.run();
+
+    let agent = Agent::new();
+    let said = agent.enrol(&late.join_code);
+    assert_ne!(said.code, Some(0));
+    assert!(said.stderr.contains("expired") && said.stderr.contains("host add"), "{}", said.stderr);
+    assert_eq!(orchestrator.api().host(late.host).unwrap().state, HostState::Invited);
+    let _ = agent.enrol(&timely.join_code).well("chom-agent enrol in time, after a failed try");
+    // A new code for the same host.
+    let body = serde_json::json!({"name": "late", "region": "us-east", "host": late.host});
+    let again: HostAdded = orchestrator.api().call(Method::Post, "/api/hosts", Some(&body), None).unwrap();
+    assert_eq!(again.host, late.host);
+    let _ = Agent::new().enrol(&again.join_code).well("chom-agent enrol with a new code");
 }
 
 #[test]
