@@ -21,5 +21,4 @@ pub mod reconcile;
 pub mod run;
 pub mod shelf;
 pub mod spool;
-pub mod supervise;
 pub mod view;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chom_certs::{Identity, IdentityError};
 use chom_protocol::vps::Engine;
+use chom_supervise::SuperviseError;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -23,7 +24,6 @@ use crate::driver::libvirt::LibvirtDriver;
 use crate::durable::SealedError;
 use crate::image::ImageCache;
 use crate::measure::Probe;
-use crate::supervise::SuperviseError;
 use crate::view::View;
 
 /// The status file follows changes this much later, so that a busy host does not write it all the time.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chom_protocol::api::alerts::{AlertState, AlertView};
 use chom_protocol::api::events::Event;
 use chom_protocol::{AlertId, HostId, UnixMillis};
+use chom_supervise::aside;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,6 @@ use crate::fleet::{Decision, Fleet, FleetError};
 use crate::history::History;
 use crate::notify::outbox;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
-use crate::supervise::aside;
 
 pub(crate) mod facts;
 pub(crate) mod grouping;

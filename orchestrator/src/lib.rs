@@ -17,7 +17,6 @@ pub mod prometheus;
 pub mod run;
 pub mod session;
 pub mod store;
-pub mod supervise;
 
 /// An error and its causes in one line, for the log and for whoever called the program.
 #[must_use]

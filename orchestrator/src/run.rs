@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chom_supervise::{SuperviseError, Supervisor, aside};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +24,6 @@ use crate::notify::Notifier;
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{Store, sled};
-use crate::supervise::{SuperviseError, Supervisor, aside};
 use crate::{chain, clock, export, init};
 
 /// What asks has so long to end: a slow API request its deadline, the link its last packets.

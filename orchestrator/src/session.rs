@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use chom_certs::{AuthorityError, CertificateError, TlsError};
 use chom_protocol::link::Close;
+use chom_supervise::Supervisor;
 use quinn::{Endpoint, Incoming};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,6 @@ use tracing::{debug, info};
 use crate::fleet::Fleet;
 use crate::history::History;
 use crate::images::ImageFolder;
-use crate::supervise::Supervisor;
 
 mod admission;
 mod clones;

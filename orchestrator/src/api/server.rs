@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use chom_supervise::Supervisor;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -25,7 +26,6 @@ use tracing::{debug, info, warn};
 
 use crate::api::certificate::InUse;
 use crate::api::refusals::Whole;
-use crate::supervise::Supervisor;
 
 /// Connections at once, each up to about 100 KiB: more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1024;

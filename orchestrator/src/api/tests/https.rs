@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chom_supervise::Supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -10,7 +11,6 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::api::{InUse, serve};
-use crate::supervise::Supervisor;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,5 +1,5 @@
-//! The one place that spawns tasks, so that shutdown can ask all of them to end and wait for them, and so that a task that
-//! ends unasked ends the whole: systemd then starts it anew, in a known state. Decides nothing else.
+//! The one place of agent and orchestrator that spawns tasks, so that shutdown can ask all of them to end and wait for them,
+//! and so that a task that ends unasked ends the whole: systemd then starts it anew, in a known state. Decides nothing else.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -84,6 +84,19 @@ impl Supervisor {
             (None, Err(_)) => Err(SuperviseError::Late { tasks: self.tracker.len(), grace }),
             (None, Ok(())) => Ok(()),
         }
+    }
+}
+
+/// Does work that takes milliseconds without a pause where it holds up nobody: a task that did it itself would keep all that
+/// wait for its thread. Dropping the future does not end the work.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(found) => found,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime goes down, and whoever waits here with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
