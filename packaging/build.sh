@@ -6,9 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 
-profile=debug options=()
+profile=debug
 case ${1:-} in
-  --release) profile=release options=(--release) ;;
+  --release) profile=release ;;
   "") ;;
   *) sed -n '3s/^# *//p' "$0" >&2; exit 2 ;;
 esac
@@ -20,5 +20,13 @@ if ! command -v cargo >/dev/null; then
   exit 1
 fi
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${CHOM_CACHE_DIR:-/var/cache/chom}/target}
-cargo build --locked --workspace --bins "${options[@]}" >&2
-echo "$(realpath "$CARGO_TARGET_DIR")/$profile"
+target=$(realpath -m "$CARGO_TARGET_DIR")
+if [[ $profile == debug ]]; then
+  cargo build --locked --workspace --bins >&2
+else
+  # What runs on every host has a profile of its own, which makes it small.
+  cargo build --locked --release --workspace --exclude chom-agent --exclude chom-agent-libvirt --bins >&2
+  cargo build --locked --profile agent --package chom-agent --package chom-agent-libvirt --bins >&2
+  install --mode=755 "$target/agent/chom-agent" "$target/agent/chom-agent-libvirt" "$target/release/"
+fi
+echo "$target/$profile"

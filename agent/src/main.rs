@@ -17,9 +17,13 @@ const EXIT_CONFIGURATION: u8 = 78;
 /// Threads for writes that wait for the disk: the ledger, a result, an image.
 const DISK_THREADS_MAX: usize = 4;
 
+const LOG_HELP: &str = "The log goes to standard error (the journal). RUST_LOG chooses what it says: a level (error, \
+                        warn, info, debug, trace), or target=level separated by commas, such as info,chom_agent=debug; \
+                        spans and fields cannot be named.";
+
 /// CHOM's agent: runs this host's VPSs as its orchestrator wants, and reports on the host.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = LOG_HELP)]
 struct Arguments {
     /// The configuration file; /etc/chom/agent.toml unless given, and all of it is optional.
     #[arg(long, global = true, env = "CHOM_AGENT_CONFIG")]
