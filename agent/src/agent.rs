@@ -9,6 +9,7 @@ use std::time::Duration;
 use chom_certs::Identity;
 use chom_protocol::host::HostStatus;
 use chom_protocol::{BootId, HostId, InstanceId};
+use chom_supervise::{SuperviseError, Supervisor};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ use crate::driver::engines::Engines;
 use crate::durable::SealedError;
 use crate::health::{Heartbeat, Troubles};
 use crate::image::ImageCache;
+use crate::image::sweep::{self, Sweep};
 use crate::ledger::{Desired, Ledger, LedgerError};
 use crate::link::{self, Contact, Link};
 use crate::measure::{self, Measuring, Probe};
@@ -24,7 +26,6 @@ use crate::network::Network;
 use crate::reconcile::{self, Reconciler};
 use crate::shelf::Shelves;
 use crate::spool::SpoolError;
-use crate::supervise::{SuperviseError, Supervisor};
 
 const NO_ENGINE: &str = "no engine was found on this host, so it runs no VPS: install chom-agent-libvirt or Incus, then restart the agent";
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub state_directory: PathBuf,
     /// Verified images.
     pub image_directory: PathBuf,
+    /// Disks of VPSs, which stand on images.
+    pub vps_directory: PathBuf,
     /// The cap on destroys.
     pub destroys_per_hour: u32,
     /// How long a host that booted waits for word from the orchestrator.
@@ -140,13 +143,20 @@ impl Agent {
             status: status.subscribe(),
             contact,
         };
+        let images = ImageCache::new(settings.image_directory);
+        let sweep = Sweep {
+            images: images.clone(),
+            vps_folder: settings.vps_directory,
+            ledger: Arc::clone(&ledger),
+            status: status.subscribe(),
+        };
         let reconciler = Reconciler::new(reconcile::Parts {
             engines: engines.clone(),
             ledger: Arc::clone(&ledger),
             memory,
             network,
             shelves: Arc::clone(&shelves),
-            images: ImageCache::new(settings.image_directory),
+            images,
             contact: agent.contact.clone(),
             inventory: inventory.subscribe(),
             status,
@@ -160,6 +170,7 @@ impl Agent {
         tasks.service("reconcile", reconciler.run(tasks.stop()));
         tasks.service("link", link::run(link, tasks.stop()));
         tasks.service("measure", measure::run(measuring, tasks.stop()));
+        tasks.service("sweep", sweep::run(sweep, tasks.stop()));
         Ok(agent)
     }
 

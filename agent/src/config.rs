@@ -171,6 +171,7 @@ impl Config {
         Settings {
             state_directory: self.state_directory.clone(),
             image_directory: images.unwrap_or_else(|| self.state_directory.join("images")),
+            vps_directory: self.vps_directory(),
             destroys_per_hour: self.destroys_per_hour,
             moved_grace: Duration::from_secs(self.moved_grace_seconds),
         }

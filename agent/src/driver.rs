@@ -12,7 +12,7 @@ pub mod fake;
 mod helper;
 pub mod libvirt;
 mod qcow2;
-mod seed;
+pub(crate) mod seed;
 pub mod snapshot;
 
 use std::collections::BTreeMap;

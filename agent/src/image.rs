@@ -1,15 +1,19 @@
 //! The cache of images and other blobs: fetched over the link, resumed where it broke off, named by their digest, and in
-//! their place only when verified. Removes nothing but what turned out damaged.
+//! their place only when verified. What nothing needs any more, `sweep` removes.
 
-use std::fs::File;
-use std::io::{self, Read};
+mod removal;
+pub(crate) mod sweep;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chom_protocol::vps::Sha256;
-use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -19,8 +23,12 @@ use crate::link::{Blobs, LinkError};
 
 /// A fetch that brings nothing for so long is broken off; the next one resumes.
 const STALL_SECONDS_MAX: Duration = Duration::from_secs(30);
-/// Read from the connection and written at once.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// Packets taken from the connection at once: some 90 KiB.
+const BATCH_PACKETS_MAX: usize = 64;
+/// Batches that wait for the disk, under 1 MiB; the connection's window waits behind them.
+const BATCHES_AHEAD_MAX: usize = 8;
+/// Written at once.
+const WRITE_BYTES: usize = 256 * 1024;
 /// Largest file read into memory: cloud-init user data, which the API bounds well below.
 const SMALL_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -154,40 +162,36 @@ impl ImageCache {
     ) -> Result<(), ImageError> {
         let part = self.path(wanted.sha256).with_added_extension("part");
         let disk = |source: io::Error| self.disk_error(wanted, &part, source);
-        tokio::fs::create_dir_all(&self.folder).await.map_err(disk)?;
-        let file = tokio::fs::OpenOptions::new().append(true).create(true).open(&part).await.map_err(disk)?;
-        let mut at = file.metadata().await.map_err(disk)?.len();
-        if at > wanted.size {
-            file.set_len(0).await.map_err(disk)?;
-            at = 0;
-        }
-        if at < wanted.size {
-            self.receive(blobs, wanted, file, at, percent).await?;
-        }
-        percent.store(100, Ordering::Relaxed);
-        let path = part.clone();
-        let found = spawn_blocking(move || digest_and_sync(&path)).await.map_err(io::Error::other);
-        let found = found.and_then(|found| found).map_err(disk)?;
+        let (path, size) = (part.clone(), wanted.size);
+        let (file, at) = blocking(move || open(&path, size)).await.map_err(disk)?;
+        let (sender, came) = mpsc::channel(BATCHES_AHEAD_MAX);
+        let keeping = blocking(move || keep(file, came));
+        let receiving = self.receive(blobs, wanted, at, sender, percent);
+        let (kept, received) = tokio::join!(keeping, receiving);
+        // What the disk said first: that it took no more also ends the receiving.
+        let found = kept.map_err(disk)?;
+        received?;
         if found != wanted.sha256 {
             tokio::fs::remove_file(&part).await.map_err(disk)?;
             return Err(ImageError::Digest { what: wanted.what.clone(), expected: wanted.sha256, found });
         }
         let (from, to) = (part.clone(), self.path(wanted.sha256));
-        let renamed = spawn_blocking(move || rename(&from, &to)).await.map_err(io::Error::other);
-        renamed.and_then(|renamed| renamed).map_err(disk)
+        blocking(move || rename(&from, &to)).await.map_err(disk)
     }
 
+    /// Hands on what comes, from byte `at` on.
     async fn receive(
         &self,
         blobs: &Blobs,
         wanted: &Wanted,
-        file: tokio::fs::File,
         mut at: u64,
+        keep: mpsc::Sender<Vec<Bytes>>,
         percent: &Arc<AtomicU8>,
     ) -> Result<(), ImageError> {
         let Wanted { sha256, size, what } = wanted;
-        let part = self.path(*sha256).with_added_extension("part");
-        let disk = |source: io::Error| self.disk_error(wanted, &part, source);
+        if at == *size {
+            return Ok(());
+        }
         let (found, mut stream) = blobs
             .fetch(*sha256, at)
             .await
@@ -195,19 +199,19 @@ impl ImageCache {
         if found != *size {
             return Err(ImageError::Size { what: what.clone(), expected: *size, found });
         }
-        let mut file = BufWriter::with_capacity(CHUNK_BYTES, file);
         let whole = loop {
-            let chunk = timeout(STALL_SECONDS_MAX, stream.read_chunk(CHUNK_BYTES, true)).await;
-            let Ok(Ok(Some(chunk))) = chunk else { break at == *size };
-            at += chunk.bytes.len() as u64;
-            if at > *size {
+            let mut batch = vec![Bytes::new(); BATCH_PACKETS_MAX];
+            let came = timeout(STALL_SECONDS_MAX, stream.read_chunks(&mut batch)).await;
+            let Ok(Ok(Some(count))) = came else { break at == *size };
+            batch.truncate(count);
+            at += batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+            // Too much is not kept, and a disk that hangs is not waited for.
+            if at > *size || !matches!(timeout(STALL_SECONDS_MAX, keep.send(batch)).await, Ok(Ok(()))) {
                 break false;
             }
-            file.write_all(&chunk.bytes).await.map_err(disk)?;
             percent
                 .store(u8::try_from(at.saturating_mul(100) / size.max(&1)).unwrap_or(100), Ordering::Relaxed);
         };
-        file.flush().await.map_err(disk)?;
         if whole { Ok(()) } else { Err(ImageError::Short { what: what.clone(), at, size: *size }) }
     }
 
@@ -230,17 +234,45 @@ impl ImageError {
     }
 }
 
-fn digest_and_sync(path: &Path) -> io::Result<Sha256> {
-    let mut file = File::open(path)?;
+/// Does what may wait for the disk on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Opens what has come so far of a blob of `size` bytes; and how much that is.
+fn open(part: &Path, size: u64) -> io::Result<(File, u64)> {
+    if let Some(folder) = part.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = OpenOptions::new().read(true).append(true).create(true).open(part)?;
+    let at = file.metadata()?.len();
+    if at > size {
+        file.set_len(0)?;
+        return Ok((file, 0));
+    }
+    Ok((file, at))
+}
+
+/// Adds what comes to a file, and gives the digest of all of it, synced. What comes is added up while it is written: reading
+/// it again would take half as long as the way here.
+fn keep(mut file: File, mut came: mpsc::Receiver<Vec<Bytes>>) -> io::Result<Sha256> {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut buffer = vec![0; WRITE_BYTES];
     loop {
         match file.read(&mut buffer)? {
             0 => break,
             count => context.update(&buffer[..count]),
         }
     }
-    file.sync_all()?;
+    drop(buffer);
+    let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
+    while let Some(batch) = came.blocking_recv() {
+        for bytes in batch {
+            context.update(&bytes);
+            file.write_all(&bytes)?;
+        }
+    }
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     let mut digest = [0; 32];
     digest.copy_from_slice(context.finish().as_ref());
     Ok(Sha256(digest))

@@ -147,7 +147,7 @@ fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use chom_protocol::Bytes;
     use chom_protocol::vps::{
         AddressPrefix, BlobReference, Engine, GuestShutdown, ImageFormat, ImageReference, Power,
