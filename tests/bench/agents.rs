@@ -98,6 +98,7 @@ fn parts(folder: &Path, number: usize, orchestrator: &str) -> Parts<FakeDriver> 
         settings: Settings {
             state_directory: state,
             image_directory: images,
+            vps_directory: folder.join("vps"),
             destroys_per_hour: 5,
             moved_grace: Duration::ZERO,
         },

@@ -20,8 +20,8 @@ use crate::role::{Role, hear, say};
 use crate::world::{World, host_folder};
 
 /// The server's certificate, in the world's folder.
-const CHAIN_FILE: &str = "floor-chain.pem";
-const KEY_FILE: &str = "floor-key.pem";
+pub(crate) const CHAIN_FILE: &str = "floor-chain.pem";
+pub(crate) const KEY_FILE: &str = "floor-key.pem";
 /// As the orchestrator has them.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 const INCOMING_MAX: usize = 4096;

@@ -16,6 +16,7 @@ mod answers;
 mod client;
 mod floor;
 mod host;
+mod images;
 mod measure;
 mod role;
 mod scale;
@@ -37,6 +38,7 @@ const BENCHES: &[Bench] = &[
         about: "the agent beside prometheus-node-exporter, and create to running",
         run: host::measure,
     },
+    Bench { name: "images", about: "an image of 200 MB from orchestrator to agent", run: images::measure },
     Bench { name: "scale", about: "2,000 agents on one orchestrator", run: scale::measure },
     Bench {
         name: "answers",

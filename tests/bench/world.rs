@@ -30,6 +30,8 @@ const READY_SECONDS_MAX: Duration = Duration::from_secs(60);
 const FILL_AT_ONCE: usize = 128;
 /// VPSs whose first report one commit of the orchestrator takes.
 const REPORT_VPS_MAX: usize = 16;
+/// The image that is made up where none is given, in the world's folder.
+pub(crate) const MADE_UP_IMAGE: &str = "image.raw";
 /// Where hosts stand.
 pub(crate) const REGION: &str = "us-east";
 
@@ -48,6 +50,8 @@ pub(crate) struct Shape {
     pub(crate) address: Ipv4Addr,
     /// What the image is made of, and what runs it.
     pub(crate) image: Option<PathBuf>,
+    /// Size of the image that is made up where none is given.
+    pub(crate) image_bytes: usize,
 }
 
 impl Default for Shape {
@@ -60,6 +64,7 @@ impl Default for Shape {
             reconcile_seconds: 30,
             address: Ipv4Addr::LOCALHOST,
             image: None,
+            image_bytes: 64 * 1024,
         }
     }
 }
@@ -295,8 +300,11 @@ fn free_udp(address: Ipv4Addr) -> SocketAddr {
 fn write_config(folder: &Path, shape: &Shape, api: SocketAddr, link: SocketAddr) {
     let (engine, format) = if shape.image.is_some() { ("libvirt", "qcow2") } else { ("fake", "raw") };
     let image = shape.image.clone().unwrap_or_else(|| {
-        let made_up = folder.join("image.raw");
-        fs::write(&made_up, vec![0x5a; 64 * 1024]).unwrap();
+        let made_up = folder.join(MADE_UP_IMAGE);
+        // Of no content that a file system or a network could make smaller.
+        let mut content = vec![0; shape.image_bytes];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut content).unwrap();
+        fs::write(&made_up, content).unwrap();
         made_up
     });
     let path = |name: &str| folder.join(name);
