@@ -58,6 +58,10 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T,
         let reserve = RESERVED_BYTES_MAX / List::<T, MAX>::ELEMENT_BYTES;
         let mut list = Vec::with_capacity(announced.min(reserve));
         while let Some(element) = elements.next_element()? {
+            if list.len() == list.capacity() {
+                // Doubled as elements come, but never beyond what was announced.
+                list.reserve_exact(announced.saturating_sub(list.len()).min(list.len()).max(1));
+            }
             list.push(element);
         }
         Ok(List(list))

@@ -140,12 +140,14 @@ impl TryFrom<SpecPart> for link::SpecPart {
 
     fn try_from(part: SpecPart) -> Result<Self, DecodeError> {
         let SpecPart { vps, tombstones, jobs } = part;
-        let vps = vps.0.into_iter().map(|vps| {
+        // Not collected: a collection of results cannot know how many will come, and grows to twice the room.
+        let mut specs = Vec::with_capacity(vps.0.len());
+        for vps in vps.0 {
             let id = VpsId::new(Uuid::from_bytes(vps.id));
-            vps::VpsSpec::try_from(vps).within(format_args!("VPS {id}"))
-        });
+            specs.push(vps::VpsSpec::try_from(vps).within(format_args!("VPS {id}"))?);
+        }
         Ok(Self {
-            vps: vps.collect::<Result<_, _>>()?,
+            vps: specs,
             tombstones: tombstones
                 .0
                 .into_iter()
@@ -259,9 +261,10 @@ pub(super) struct Vps {
     interface: Interface,
     ssh_keys: List<String, SSH_KEYS_MAX>,
     user_data: Option<Blob>,
-    source: Option<CloneSource>,
-    rescue: Option<Image>,
-    iso: Option<IsoMedium>,
+    // Boxed: few have them, and a frame may bring thousands of VPSs. The bytes are the same.
+    source: Option<Box<CloneSource>>,
+    rescue: Option<Box<Image>>,
+    iso: Option<Box<IsoMedium>>,
 }
 
 impl From<&vps::VpsSpec> for Vps {
@@ -306,9 +309,9 @@ impl From<&vps::VpsSpec> for Vps {
             interface: interface.into(),
             ssh_keys: ssh_keys.iter().cloned().collect(),
             user_data: user_data.as_ref().map(Blob::from),
-            source: source.as_ref().map(CloneSource::from),
-            rescue: rescue.as_ref().map(Image::from),
-            iso: iso.as_ref().map(IsoMedium::from),
+            source: source.as_ref().map(|source| Box::new(source.into())),
+            rescue: rescue.as_ref().map(|image| Box::new(image.into())),
+            iso: iso.as_ref().map(|medium| Box::new(medium.into())),
         }
     }
 }
@@ -360,9 +363,9 @@ impl TryFrom<Vps> for vps::VpsSpec {
             interface: vps::NetworkInterface::try_from(interface).within("interface")?,
             ssh_keys,
             user_data: user_data.map(Into::into),
-            source: source.map(Into::into),
-            rescue: rescue.map(vps::ImageReference::try_from).transpose().within("rescue")?,
-            iso: iso.map(vps::IsoMedium::try_from).transpose().within("iso")?,
+            source: source.map(|source| (*source).into()),
+            rescue: rescue.map(|image| vps::ImageReference::try_from(*image)).transpose().within("rescue")?,
+            iso: iso.map(|medium| vps::IsoMedium::try_from(*medium)).transpose().within("iso")?,
         })
     }
 }
