@@ -11,6 +11,7 @@ use chom_protocol::{Generation, JobId, SnapshotId, VpsId};
 
 use crate::clock::rfc3339;
 use crate::fleet::error::ErrorKind;
+use crate::fleet::hosts::host_row;
 use crate::fleet::observed::Observation;
 use crate::fleet::rows::{Goal, JobRow, OperationRow, SnapshotRow, SnapshotStage, VpsRow};
 use crate::fleet::state::State;
@@ -148,7 +149,11 @@ impl Fleet {
         let observation = self.observations().of(row.host);
         let mut all: Vec<SnapshotView> =
             state.snapshots_of(vps).map(|row| shown(&state, row, observation.as_deref())).collect();
-        let seen = seen_of(observation.as_deref(), vps).map(|(_, seen)| seen).unwrap_or_default();
+        // One that was just removed is still in what the host said before it took the newest desired state.
+        let newest = host_row(&state, row.host)?;
+        let newest = Generation { epoch: newest.epoch, number: newest.number };
+        let seen = seen_of(observation.as_deref(), vps).filter(|(reconciled, _)| *reconciled >= newest);
+        let seen = seen.map(|(_, seen)| seen).unwrap_or_default();
         let strange = seen.iter().filter(|seen| state.get::<SnapshotRow>(&(vps, seen.id)).is_none());
         all.extend(strange.map(|seen| SnapshotView {
             id: seen.id,

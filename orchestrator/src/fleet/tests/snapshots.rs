@@ -102,6 +102,7 @@ async fn a_snapshot_is_taken_restored_and_removed_by_jobs_of_its_host() {
     assert_eq!(world.states(vps), [SnapshotState::Ready], "not removed: it is still there");
     world.remove(vps, id).await.unwrap();
     world.answers(host, JobOutcome::Done).await;
+    assert_eq!(world.states(vps), [], "what the host said before it was removed counts no more");
     world.shows(host, vps, &[]).await;
     assert_eq!(world.states(vps), []);
 }
