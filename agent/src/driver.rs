@@ -11,7 +11,7 @@ pub mod engines;
 pub mod fake;
 mod helper;
 pub mod libvirt;
-mod qcow2;
+pub(crate) mod qcow2;
 pub(crate) mod seed;
 pub mod snapshot;
 

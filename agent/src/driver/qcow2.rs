@@ -1,5 +1,5 @@
-//! What a qcow2 file says of itself: its size and its internal snapshots (QEMU's docs/interop/qcow2.rst). Read from the
-//! file, since every VPS is looked at in every pass and a program for each would cost far more. Writes nothing.
+//! What a qcow2 file says of itself: its size, its internal snapshots and what it stands on (QEMU's
+//! docs/interop/qcow2.rst). Read from the file, since every VPS is looked at in every pass and a program for each would cost far more. Writes nothing.
 //!
 //! QEMU writes a new table of snapshots before the header that points to it, so a running guest's file can be read too.
 
@@ -10,6 +10,9 @@ use std::path::Path;
 
 use chom_protocol::{Bytes, UnixMillis};
 
+const MAGIC: &[u8; 4] = b"QFI\xfb";
+/// Longest name of a backing file, as the format has it.
+const BACKING_NAME_BYTES_MAX: usize = 1023;
 /// The part of the header that is needed.
 const HEADER_BYTES: usize = 72;
 /// An entry of the table without its variable parts.
@@ -51,7 +54,7 @@ pub(super) fn read(path: &Path) -> io::Result<Qcow2> {
         let header = header(&file)?;
         let snapshots = match header.snapshots {
             0 => Some(Vec::new()),
-            count => parse_table(&read_up_to(&file, header.table_offset)?, count),
+            count => parse_table(&read_up_to(&file, header.table_offset, TABLE_BYTES_MAX)?, count),
         };
         if header == self::header(&file)? {
             let virtual_size = Bytes(header.virtual_size);
@@ -63,14 +66,31 @@ pub(super) fn read(path: &Path) -> io::Result<Qcow2> {
     Err(damaged("its table of snapshots changes all the time"))
 }
 
+/// The name of what a disk stands on; none for what is no qcow2 file or stands alone.
+///
+/// # Errors
+/// When it cannot be read, or is cut short.
+pub(crate) fn backing_file(path: &Path) -> io::Result<Option<String>> {
+    let file = File::open(path)?;
+    let bytes = read_up_to(&file, 0, HEADER_BYTES)?;
+    if !bytes.starts_with(MAGIC) {
+        return Ok(None);
+    }
+    let (offset, length) =
+        u64_at(&bytes, 8).zip(u32_at(&bytes, 16)).ok_or_else(|| damaged("its header is cut short"))?;
+    let mut name = vec![0; (length as usize).min(BACKING_NAME_BYTES_MAX)];
+    file.read_exact_at(&mut name, offset)?;
+    Ok((!name.is_empty()).then(|| String::from_utf8_lossy(&name).into_owned()))
+}
+
 fn header(file: &File) -> io::Result<Header> {
     let mut bytes = [0; HEADER_BYTES];
     file.read_exact_at(&mut bytes, 0)?;
     parse_header(&bytes).ok_or_else(|| damaged("it is no qcow2 file"))
 }
 
-fn read_up_to(file: &File, offset: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; TABLE_BYTES_MAX];
+fn read_up_to(file: &File, offset: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; bytes_max];
     let mut filled = 0;
     while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], offset.saturating_add(filled as u64))? {
@@ -87,7 +107,7 @@ fn damaged(problem: &'static str) -> io::Error {
 }
 
 fn parse_header(bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
-    if !bytes.starts_with(b"QFI\xfb") {
+    if !bytes.starts_with(MAGIC) {
         return None;
     }
     Some(Header {
@@ -169,6 +189,8 @@ mod tests {
         for content in [&b""[..], b"QFI\xfb", &[0; 100]] {
             std::fs::write(&path, content).unwrap();
             assert!(read(&path).is_err());
+            // What cannot be told is an error too: an image might go on the word of it.
+            assert_eq!(backing_file(&path).ok(), (!content.starts_with(MAGIC)).then_some(None));
         }
     }
 }

@@ -3,8 +3,8 @@
 //! any of that cannot be told, nothing goes. Asks no engine.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use super::ImageCache;
 use super::removal::{Cached, Space, removable};
 use crate::clock;
+use crate::driver::qcow2;
 use crate::durable::rename;
 use crate::ledger::Ledger;
 use crate::reconcile::memory::Mode;
@@ -34,11 +35,6 @@ const EVERY: Duration = Duration::from_secs(600);
 const GOING: &str = "going";
 /// A fetch that broke off.
 const PART: &str = "part";
-/// First bytes of a qcow2 file, and where its header says what it stands on (QEMU's docs/interop/qcow2).
-const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
-const BACKING_FIELD_OFFSET: u64 = 8;
-/// Longest name of a backing file, as the format has it.
-const BACKING_NAME_BYTES_MAX: usize = 1023;
 
 /// All that sweeping works with.
 #[derive(Clone)]
@@ -121,7 +117,9 @@ impl Sweep {
         let mut named = serde_json::to_string(&*spec)?;
         for folder in entries(&self.vps_folder)? {
             for file in entries(&folder)? {
-                named.extend(backing(&file)?);
+                if fs::symlink_metadata(&file)?.is_file() {
+                    named.extend(qcow2::backing_file(&file)?);
+                }
             }
         }
         Ok(Some(named))
@@ -174,28 +172,6 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// The name of what a disk stands on; none for what is no qcow2 file or stands alone.
-fn backing(path: &Path) -> io::Result<Option<String>> {
-    let meta = fs::symlink_metadata(path)?;
-    if !meta.is_file() {
-        return Ok(None);
-    }
-    let mut file = File::open(path)?;
-    let mut magic = Vec::new();
-    (&mut file).take(QCOW2_MAGIC.len() as u64).read_to_end(&mut magic)?;
-    if magic != QCOW2_MAGIC {
-        return Ok(None);
-    }
-    let (mut offset, mut length) = ([0; 8], [0; 4]);
-    file.read_exact_at(&mut offset, BACKING_FIELD_OFFSET)?;
-    file.read_exact_at(&mut length, BACKING_FIELD_OFFSET + 8)?;
-    let length = (u32::from_be_bytes(length) as usize).min(BACKING_NAME_BYTES_MAX);
-    let mut name = vec![0; length];
-    file.seek(SeekFrom::Start(u64::from_be_bytes(offset)))?;
-    file.read_exact(&mut name)?;
-    Ok(Some(String::from_utf8_lossy(&name).into_owned()))
 }
 
 /// Whether any process has a file open (QEMU: of a guest that CHOM does not know, of a copy by hand). Processes that may not

@@ -11,14 +11,10 @@ use chom_tests::wait::{pass, wait_for, wait_until};
 /// Between two kills: actions take between a hundredth of a second and three.
 const KILL_AFTER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(1500));
 
-/// systemd waits longer from one kill to the next, up to 30 s; not here, where only the agent is tested.
-pub(crate) const RESTARTS_AT_ONCE: &str = "mkdir -p /etc/systemd/system/chom-agent.service.d && \
-    printf '[Service]\\nRestartSteps=0\\n' >/etc/systemd/system/chom-agent.service.d/test.conf && systemctl daemon-reload";
-
 #[test]
 fn kill_9_of_the_agent_at_random_moments_during_changes_stops_no_vps_and_makes_nothing_twice() {
     let mut chance = Chance::for_test("agent_dies");
-    let site = Site::start("killed", &SiteOptions { prepare: RESTARTS_AT_ONCE, ..SiteOptions::default() });
+    let site = Site::start("killed", &SiteOptions::default());
     let (api, host) = (site.api(), &site.host);
     let steady = site.create_and_greet("steady").id;
     let steady_pid = host.qemu_pid(steady);

@@ -236,10 +236,7 @@ fn boots_from_a_cd(site: &Site, vps: VpsId) {
 #[test]
 fn kill_9_of_the_agent_during_snapshot_work_leaves_it_done_once_or_not_at_all() {
     let mut chance = Chance::for_test("snapshots");
-    let site = Site::start(
-        "snapkill",
-        &SiteOptions { prepare: super::agent_dies::RESTARTS_AT_ONCE, ..SiteOptions::default() },
-    );
+    let site = Site::start("snapkill", &SiteOptions::default());
     let host = &site.host;
     let vps = site.create_and_greet("a").id;
     let disk = Disk { host, vps };

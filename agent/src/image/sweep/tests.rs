@@ -80,7 +80,7 @@ impl Cache {
         let folder = self.sweep.vps_folder.join(vps);
         fs::create_dir_all(&folder).unwrap();
         let name = blob.to_str().unwrap();
-        let mut disk = [QCOW2_MAGIC, &3_u32.to_be_bytes(), &24_u64.to_be_bytes()].concat();
+        let mut disk = [&b"QFI\xfb"[..], &3_u32.to_be_bytes(), &24_u64.to_be_bytes()].concat();
         disk.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
         disk.extend(0_u32.to_be_bytes());
         disk.extend(name.as_bytes());

@@ -14,7 +14,7 @@ use chom_protocol::job::Job;
 use chom_protocol::units::Bytes as Size;
 use chom_protocol::vps::{
     CloneSource, Engine, GuestShutdown, ImageFormat, ImageReference, NetworkInterface, Power, SnapshotStatus,
-    VpsSpec,
+    Tombstone, VpsSpec,
 };
 use chom_protocol::{HostId, Name, SnapshotId};
 use expect_test::{Expect, expect};
