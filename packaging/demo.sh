@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CHOM's main job on this machine, for real: an orchestrator, a mail server and two hosts with systemd and libvirt of
-# their own; a VPS is created over HTTPS and greets; one host dies, its alert mail arrives, it comes back.
+# CHOM's main job on this machine, for real: an orchestrator, a mail server and two hosts with systemd, libvirt and Incus of
+# their own; a VPS and a container are created over HTTPS and greet; one host dies, its alert mail arrives, it comes back.
 # Usage: packaging/demo.sh [--check] [--simulate]
 #   --check      runs through all of it and exits, 0 if every step worked
 #   --simulate   hosts are only processes and VPSs only entries in a file; for machines that forbid namespaces or mounts
@@ -78,13 +78,14 @@ fi
 
 begin "building CHOM, the hosts' root file system and a tiny disk image (quick when done before)"
 if [[ $simulate == no ]]; then
-  (tests/fleet/rootfs.sh && tests/fleet/image.sh) >"$work/caches.log" 2>&1 &
+  (tests/fleet/rootfs.sh && tests/fleet/image.sh && tests/fleet/container.sh) >"$work/caches.log" 2>&1 &
   caches=$!
 fi
 bin=$(packaging/build.sh)
 if [[ $simulate == no ]]; then
   wait "$caches" || fail "the root file system or the image could not be built"
   image=$(tests/fleet/image.sh)
+  container=$(tests/fleet/container.sh)
   rm "$work/caches.log"
   address=10.77.0.1 engine=libvirt format=qcow2
   "$FLEET" net-up
@@ -136,6 +137,14 @@ format = "$format"
 minimum_disk_mib = 64
 default = true
 CONFIG
+[[ $simulate == yes ]] || cat >>"$work/orchestrator.toml" <<CONFIG
+
+[[image]]
+name = "hello-container"
+file = "$container"
+format = "incus_tarball"
+default = true
+CONFIG
 "$bin/chom-orchestrator" --config "$work/orchestrator.toml" init >"$work/init.out" 2>"$work/orchestrator.log" ||
   fail "chom-orchestrator init"
 TOKEN=$(grep -oE 'chom-api-[A-Za-z0-9_-]+' "$work/init.out" | head -n 1)
@@ -178,6 +187,7 @@ CONFIG
   else
     {
       "$FLEET" up "$host" && "$FLEET" install-agent "$host" "$bin" &&
+        "$FLEET" exec "$host" sh -c "echo 'storage_pools: [{name: default, driver: dir}]' | incus admin init --preseed" &&
         "$FLEET" exec "$host" chom-agent enrol "$code" &&
         "$FLEET" exec "$host" systemctl enable --now --no-block chom-agent
     } >>"$work/fleet.log" 2>&1
@@ -211,6 +221,15 @@ if [[ $simulate == no ]]; then
   said() { greeting >"$work/greeting"; }
   within 90 "greeting" said
   sed 's/^/  console: /' "$work/greeting"
+  end
+
+  begin "creating a container beside it: the same call with \"engine\":\"incus\""
+  call -X POST "$api/api/vps-servers" -H 'Content-Type: application/json' \
+    -d '{"name":"test-box","region":"us-east","size":"small","engine":"incus"}' >"$work/created.json" ||
+    { cat "$work/created.json" >&2; fail "the call was refused"; }
+  chomctl operation wait "$(jq -r .operation.id "$work/created.json")" --timeout 2m ||
+    fail "the container did not come to run"
+  "$FLEET" exec east incus list -c nst
   end
 fi
 

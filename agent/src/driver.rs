@@ -10,6 +10,7 @@ mod disk;
 pub mod engines;
 pub mod fake;
 mod helper;
+pub mod incus;
 pub mod libvirt;
 pub(crate) mod qcow2;
 pub(crate) mod seed;

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::driver::acceleration;
 use crate::driver::any::AnyDriver;
 use crate::driver::fake::FakeDriver;
+use crate::driver::incus::IncusDriver;
 use crate::driver::libvirt::LibvirtDriver;
 use crate::durable::SealedError;
 use crate::image::ImageCache;
@@ -92,8 +93,9 @@ async fn begin(config: &Config, probe: Box<dyn Probe>) -> Result<Agent, RunError
     let identity = Identity::load(&config.identity_directory()).map_err(RunError::Identity)?;
     let boot = boot::current().map_err(RunError::Boot)?;
     let mut drivers = Vec::new();
+    // In order of name: libvirt before those that share its network.
     for engine in config.engines.clone().unwrap_or_else(|| found(config)) {
-        drivers.extend(driver(config, engine).await?);
+        drivers.push(driver(config, engine, &drivers).await?);
     }
     let parts = Parts { settings: config.settings(), identity, drivers, probe, boot };
     Agent::start(parts).map_err(RunError::Start)
@@ -101,11 +103,11 @@ async fn begin(config: &Config, probe: Box<dyn Probe>) -> Result<Agent, RunError
 
 /// The engines that are on this host. Never the fake one: that must be asked for.
 fn found(config: &Config) -> BTreeSet<Engine> {
-    let marks = [(Engine::Libvirt, &config.helper)];
+    let marks = [(Engine::Libvirt, &config.helper), (Engine::Incus, &config.incus_socket)];
     marks.into_iter().filter(|(_, mark)| mark.exists()).map(|(engine, _)| engine).collect()
 }
 
-async fn driver(config: &Config, engine: Engine) -> Result<Option<AnyDriver>, RunError> {
+async fn driver(config: &Config, engine: Engine, before: &[AnyDriver]) -> Result<AnyDriver, RunError> {
     match engine {
         Engine::Libvirt => {
             let kernel = nix::sys::utsname::uname().map(|name| name.release().to_owned());
@@ -115,16 +117,16 @@ async fn driver(config: &Config, engine: Engine) -> Result<Option<AnyDriver>, Ru
             info!(acceleration = ?verdict.acceleration, reason = verdict.reason, "guests' processors");
             let images = ImageCache::new(config.settings().image_directory);
             let driver = LibvirtDriver::new(config.helper.clone(), config.vps_directory(), images, verdict);
-            Ok(Some(AnyDriver::Libvirt(Box::new(driver))))
+            Ok(AnyDriver::Libvirt(Box::new(driver)))
         }
         Engine::Incus => {
-            warn!("this release does not drive Incus yet");
-            Ok(None)
+            let shared = before.iter().find_map(AnyDriver::network);
+            Ok(AnyDriver::Incus(IncusDriver::new(config.incus_socket.clone(), shared)))
         }
         Engine::Fake => {
             warn!("the engine is a fake: no guest is real");
             let file = config.state_directory.join("fake-guests.json");
-            Ok(Some(AnyDriver::Fake(FakeDriver::in_file(file).map_err(RunError::Fake)?)))
+            Ok(AnyDriver::Fake(FakeDriver::in_file(file).map_err(RunError::Fake)?))
         }
     }
 }

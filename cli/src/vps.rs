@@ -7,7 +7,7 @@ use chom_protocol::api::hosts::HostView;
 use chom_protocol::api::vps_servers::{
     CreateVps, SSH_KEYS_MAX, SetHold, USER_DATA_BYTES_MAX, VpsAccepted, VpsView,
 };
-use chom_protocol::vps::GuestShutdown;
+use chom_protocol::vps::{Engine, GuestShutdown};
 use clap::Subcommand;
 
 use crate::client::Client;
@@ -101,6 +101,9 @@ pub(crate) struct CreateOptions {
     /// From what (chomctl image list); the catalogue's default where absent
     #[arg(long)]
     image: Option<Name>,
+    /// What runs it: libvirt (virtual machines) or incus (containers); what its image is for where absent
+    #[arg(long)]
+    engine: Option<Engine>,
     /// On which network (chomctl network list); the region's default where absent
     #[arg(long)]
     network: Option<Name>,
@@ -146,8 +149,9 @@ impl CreateOptions {
             AfterShutdown::StayOff => GuestShutdown::StayOff,
             AfterShutdown::Restart => GuestShutdown::Restart,
         };
-        let Self { name, region, size, image, network, .. } = self;
-        let request = CreateVps { name, region, size, image, network, ssh_keys, user_data, guest_shutdown };
+        let Self { name, region, size, image, engine, network, .. } = self;
+        let request =
+            CreateVps { name, region, size, image, engine, network, ssh_keys, user_data, guest_shutdown };
         Ok((request, self.wait))
     }
 }

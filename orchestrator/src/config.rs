@@ -230,17 +230,25 @@ pub struct Image {
     pub name: Name,
     /// The file.
     pub file: PathBuf,
-    /// What runs it.
-    #[serde(default = "default_engine")]
-    pub engine: Engine,
+    /// What runs it; where absent, what its format is for.
+    #[serde(default)]
+    pub engine: Option<Engine>,
     /// How its bytes are laid out.
     pub format: ImageFormat,
     /// Smallest disk that it fits on; its virtual size when not given.
     #[serde(default)]
     pub minimum_disk_mib: Option<u64>,
-    /// Whether it is used when none is asked for.
+    /// Whether it is used when none is asked for; one for each engine may be.
     #[serde(default)]
     pub default: bool,
+}
+
+impl Image {
+    /// What runs it.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine.unwrap_or(Engine::of(self.format))
+    }
 }
 
 fn default_state_directory() -> PathBuf {
@@ -276,9 +284,6 @@ const fn default_operation_seconds_max() -> u32 {
 }
 const fn default_export_interval_seconds() -> u32 {
     60 * 60
-}
-const fn default_engine() -> Engine {
-    Engine::Libvirt
 }
 
 /// Why the configuration cannot be used.

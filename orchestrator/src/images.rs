@@ -163,7 +163,7 @@ pub fn load(
 }
 
 fn load_one(image: &config::Image, known: &Digests) -> Result<(Image, Digest), ImageError> {
-    let config::Image { name, file: path, engine, format, minimum_disk_mib, default: _ } = image;
+    let config::Image { name, file: path, engine: _, format, minimum_disk_mib, default: _ } = image;
     let unreadable = |source| ImageError::Read { image: name.clone(), path: path.clone(), source };
     let mut file = File::open(path).map_err(unreadable)?;
     let stamp = Stamp::of(&file).map_err(unreadable)?;
@@ -195,7 +195,7 @@ fn load_one(image: &config::Image, known: &Digests) -> Result<(Image, Digest), I
         size: Bytes(digest.stamp.size),
         format: *format,
     };
-    Ok((Image { reference, engine: *engine, minimum_disk, path: path.clone() }, digest))
+    Ok((Image { reference, engine: image.engine(), minimum_disk, path: path.clone() }, digest))
 }
 
 fn digest_of(file: &mut File) -> io::Result<Sha256> {

@@ -217,7 +217,12 @@ pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError
         regions,
         sizes: config.sizes.iter().map(size).collect(),
         images,
-        default_image: config.images.iter().find(|image| image.default).map(|image| image.name.clone()),
+        default_images: config
+            .images
+            .iter()
+            .filter(|image| image.default)
+            .map(|image| image.name.clone())
+            .collect(),
         overcommit: Overcommit {
             cores_per_core: config.overcommit.cores_per_core,
             memory_reserved: chom_protocol::Bytes::mib(config.overcommit.memory_reserved_mib),

@@ -69,6 +69,8 @@ pub enum HelperRequest {
     },
     /// Measures every running guest that CHOM made.
     Measure,
+    /// Brings up the network behind NAT, which guests of other engines on the host share.
+    Network,
 }
 
 /// What to do with a snapshot of a guest that runs.

@@ -33,6 +33,30 @@ impl Engine {
             Self::Fake => true,
         }
     }
+
+    /// The engine that images of a layout are for.
+    #[must_use]
+    pub const fn of(format: ImageFormat) -> Self {
+        match format {
+            ImageFormat::Qcow2 | ImageFormat::Raw | ImageFormat::Iso => Self::Libvirt,
+            ImageFormat::IncusTarball => Self::Incus,
+        }
+    }
+}
+
+/// Why a text names no engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no engine; there are libvirt (virtual machines), incus (containers) and fake")]
+pub struct EngineError(String);
+
+impl std::str::FromStr for Engine {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        let all = [Self::Libvirt, Self::Incus, Self::Fake];
+        let named = all.into_iter().find(|engine| engine.to_string() == text);
+        named.ok_or_else(|| EngineError(text.chars().take(80).collect()))
+    }
 }
 
 impl std::fmt::Display for Engine {

@@ -179,6 +179,7 @@ pub(crate) fn caller() -> Caller {
 /// A VPS to ask for.
 pub(crate) fn request(vps: &str) -> CreateVps {
     CreateVps {
+        engine: None,
         name: name(vps),
         region: name(REGION),
         size: name("small"),

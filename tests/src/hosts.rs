@@ -12,7 +12,7 @@ use std::time::Duration;
 use chom_protocol::api::vps_servers::{VpsAccepted, VpsView};
 use chom_protocol::vps::VpsState;
 use chom_protocol::{HostId, VpsId};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::fleet::usable;
@@ -110,16 +110,11 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fleet").join(name)
 }
 
-/// The tiny image that greets on its console. Built on first use, outside of any deadline: it takes a minute, once.
-fn hello_image() -> PathBuf {
-    for name in ["rootfs.sh", "image.sh"] {
-        let built = Command::new(script(name)).output().unwrap();
-        assert!(built.status.success(), "{name}: {}", String::from_utf8_lossy(&built.stderr));
-        if name == "image.sh" {
-            return String::from_utf8(built.stdout).unwrap().trim().into();
-        }
-    }
-    unreachable!("the list ends with image.sh")
+/// What a script of the fleet builds on its first use, outside of any deadline: it takes a minute, once.
+fn built(name: &str) -> PathBuf {
+    let built = Command::new(script(name)).output().unwrap();
+    assert!(built.status.success(), "{name}: {}", String::from_utf8_lossy(&built.stderr));
+    String::from_utf8(built.stdout).unwrap().trim().into()
 }
 
 /// What differs from test to test.
@@ -131,11 +126,17 @@ pub struct SiteOptions {
     pub prepare: &'static str,
     /// The file of a CD-ROM, listed as `installer`.
     pub iso: Option<PathBuf>,
+    /// Whether it runs containers too. Where not, its Incus sleeps.
+    pub containers: bool,
 }
+
+/// Incus as after `incus admin init --minimal`, with the pool that works on any file system.
+const INCUS_INIT: &str = "printf 'storage_pools: [{name: default, driver: dir}]\nprofiles: [{name: default, devices: \
+    {root: {type: disk, path: /, pool: default}}}]\n' | incus admin init --preseed";
 
 impl Default for SiteOptions {
     fn default() -> Self {
-        Self { moved_grace_seconds: 5, prepare: "true", iso: None }
+        Self { moved_grace_seconds: 5, prepare: "true", iso: None, containers: false }
     }
 }
 
@@ -156,13 +157,15 @@ impl Site {
     /// When the machine cannot run hosts, or one of them does not come up in time.
     #[must_use]
     pub fn start(name: &str, options: &SiteOptions) -> Self {
-        let image = hello_image();
+        let _ = built("rootfs.sh");
+        let (image, container) = (built("image.sh"), built("container.sh"));
         let place = Place::take();
         let orchestrator = Orchestrator::start(Options {
             address: orchestrator_address(place.0),
             image: Some(image),
             iso: options.iso.clone(),
             engine: "libvirt",
+            container: Some(container),
             stop_grace_seconds: 20,
             memory_mib: 192,
             disk_mib: 256,
@@ -175,8 +178,12 @@ impl Site {
         let programs = program("chom-agent");
         let _ = fleet(&["install-agent", name, programs.parent().unwrap().to_str().unwrap()])
             .well("fleet.sh install-agent");
+        let (engines, init) = match options.containers {
+            true => ("", INCUS_INIT),
+            false => ("engines = [\"libvirt\"]", "true"),
+        };
         host.sh(&format!(
-            "mkdir -p /etc/chom && echo 'moved_grace_seconds = {}' >/etc/chom/agent.toml && {{ {}; }}",
+            "mkdir -p /etc/chom && printf 'moved_grace_seconds = {}\n{engines}\n' >/etc/chom/agent.toml && {{ {}; }} && {{ {init}; }}",
             options.moved_grace_seconds, options.prepare
         ));
         host.sh(&format!("chom-agent enrol {}", added.join_code));
@@ -215,6 +222,20 @@ impl Site {
         let accepted = self.api().create(name, None).unwrap_or_else(|failure| panic!("{failure}"));
         self.done(&accepted);
         self.host.greets(accepted.vps.id, 1);
+        accepted.vps
+    }
+
+    /// Creates a container and waits until its console greeted.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn create_container(&self, name: &str) -> VpsView {
+        let body = json!({"name": name, "region": "us-east", "size": "small", "engine": "incus"});
+        let accepted: VpsAccepted =
+            self.api().post("/api/vps-servers", &body).unwrap_or_else(|failure| panic!("{failure}"));
+        self.done(&accepted);
+        self.host.container_greets(accepted.vps.id, 1);
         accepted.vps
     }
 
@@ -357,15 +378,54 @@ impl RealHost {
     /// # Panics
     /// When it does not in time.
     pub fn greets(&self, vps: VpsId, boot: u32) -> String {
-        let wanted = format!(" boot={boot} ");
-        wait_for(&format!("the greeting of boot {boot}"), BOOT, || {
-            let console = self.console(vps);
-            let greeting = console.lines().rfind(|line| line.starts_with("chom-hello: hello from "));
-            match greeting.filter(|line| line.contains(&wanted)) {
-                Some(line) => Ok(line.to_owned()),
-                None => Err(console),
-            }
-        })
+        greeting(boot, || self.console(vps))
+    }
+
+    /// As [`Self::greets`], of a container.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn container_greets(&self, vps: VpsId, boot: u32) -> String {
+        greeting(boot, || self.container_console(vps))
+    }
+
+    /// Everything the console of a container ever said. Each look at it empties liblxc's buffer into the file.
+    #[must_use]
+    pub fn container_console(&self, vps: VpsId) -> String {
+        let name = guest_name(vps);
+        let look =
+            format!("incus console {name} --show-log >/dev/null; cat /var/log/incus/{name}/console.log");
+        self.try_sh(&look).stdout
+    }
+
+    /// What `incus list` says that a VPS's container does; none: there is none.
+    ///
+    /// # Panics
+    /// When Incus does not answer.
+    #[must_use]
+    pub fn incus_state(&self, vps: VpsId) -> Option<String> {
+        let (listed, name) = (self.sh("incus list -f csv -c ns"), guest_name(vps));
+        let row = listed.lines().find_map(|line| line.strip_prefix(&format!("{name},")))?;
+        Some(row.to_owned())
+    }
+
+    /// What Incus' API says at a path below a VPS's container, such as `/state`.
+    ///
+    /// # Panics
+    /// When it says nothing.
+    #[must_use]
+    pub fn incus(&self, vps: VpsId, path: &str) -> Value {
+        serde_json::from_str(&self.sh(&format!("incus query /1.0/instances/{}{path}", guest_name(vps))))
+            .unwrap()
+    }
+
+    /// The process id of a container's first process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn container_pid(&self, vps: VpsId) -> i64 {
+        self.incus(vps, "/state")["pid"].as_i64().filter(|pid| *pid > 0).unwrap()
     }
 
     /// What `chom-agent status --json` says, if an agent runs.
@@ -402,7 +462,20 @@ impl Drop for RealHost {
     }
 }
 
-/// The name that the guest of a VPS has in libvirt.
+/// Waits until a console greeted from a boot.
+fn greeting(boot: u32, console: impl Fn() -> String) -> String {
+    let wanted = format!(" boot={boot} ");
+    wait_for(&format!("the greeting of boot {boot}"), BOOT, || {
+        let console = console();
+        let greeting = console.lines().rfind(|line| line.starts_with("chom-hello: hello from "));
+        match greeting.filter(|line| line.contains(&wanted)) {
+            Some(line) => Ok(line.to_owned()),
+            None => Err(console),
+        }
+    })
+}
+
+/// The name that the guest of a VPS has in its engine.
 #[must_use]
 pub fn guest_name(vps: VpsId) -> String {
     chom_protocol::helper::GuestDefinition::guest_name(vps)

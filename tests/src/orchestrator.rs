@@ -42,6 +42,8 @@ pub struct Options {
     pub iso: Option<PathBuf>,
     /// The engine of the image.
     pub engine: &'static str,
+    /// A second image, for containers.
+    pub container: Option<PathBuf>,
     /// Where the store is; in the orchestrator's own folder if none is given.
     pub state: Option<PathBuf>,
     /// Memory of the size `small`.
@@ -65,6 +67,7 @@ impl Default for Options {
             image: None,
             iso: None,
             engine: "fake",
+            container: None,
             state: None,
             memory_mib: 64,
             disk_mib: 64,
@@ -343,6 +346,13 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
         write!(
             text,
             "\n[[image]]\nname = \"installer\"\nfile = {iso:?}\nengine = \"{engine}\"\nformat = \"iso\"\n"
+        )
+        .unwrap();
+    }
+    if let Some(container) = &options.container {
+        write!(
+            text,
+            "\n[[image]]\nname = \"hello-container\"\nfile = {container:?}\nformat = \"incus_tarball\"\ndefault = true\n"
         )
         .unwrap();
     }

@@ -1,6 +1,8 @@
 //! What the agent asks for, done with libvirt: the connection, the guests, the network. Every action looks first and is
 //! idempotent. A domain without CHOM's mark is reported and never touched.
 
+use std::path::Path;
+
 use chom_protocol::VpsId;
 use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest};
 use chom_protocol::sample::{Metric, Point};
@@ -55,6 +57,7 @@ impl Engine {
             HelperRequest::Snapshot { vps, disk, name, change } => {
                 snapshot::change(connect, *vps, disk, name, *change)
             }
+            HelperRequest::Network => ensure_network(connect).map(|()| HelperReply::Done),
         }
     }
 
@@ -293,7 +296,10 @@ fn ensure_network(connect: &Connect) -> Result<(), Problem> {
     let network = match connect.lookup_network_by_name(xml::NETWORK) {
         Ok(network) => network,
         Err(error) if is(&error, ErrorNumber::NoNetwork) => {
-            connect.define_network_xml(&xml::network()).map_err(Problem::libvirt(doing()))?
+            // Another engine may have made the bridge before libvirt came to this host.
+            let is_there = Path::new("/sys/class/net").join(xml::BRIDGE).exists();
+            let document = if is_there { xml::network_on_bridge() } else { xml::network() };
+            connect.define_network_xml(&document).map_err(Problem::libvirt(doing()))?
         }
         Err(error) => return Err(Problem::libvirt(doing())(error)),
     };

@@ -12,6 +12,8 @@ use chom_protocol::vps::Sha256;
 pub(crate) const NAMESPACE: &str = "urn:chom:guest:1";
 /// libvirt's name of the network that guests are on.
 pub(crate) const NETWORK: &str = "chom";
+/// The bridge of it.
+pub(crate) const BRIDGE: &str = "chom0";
 /// Seconds between the guest's own reports on its memory.
 const BALLOON_PERIOD_SECONDS: u32 = 10;
 
@@ -26,8 +28,15 @@ pub(crate) struct Mark {
 /// there is no DHCP; libvirt's dnsmasq answers names there as the host does.
 pub(crate) fn network() -> String {
     format!(
-        "<network>\n  <name>{NETWORK}</name>\n  <forward mode='nat'/>\n  <bridge name='chom0' stp='off' delay='0'/>\n  \
+        "<network>\n  <name>{NETWORK}</name>\n  <forward mode='nat'/>\n  <bridge name='{BRIDGE}' stp='off' delay='0'/>\n  \
          <ip address='10.155.0.1' netmask='255.255.240.0'/>\n</network>\n"
+    )
+}
+
+/// The network where its bridge is somebody else's.
+pub(crate) fn network_on_bridge() -> String {
+    format!(
+        "<network>\n  <name>{NETWORK}</name>\n  <forward mode='bridge'/>\n  <bridge name='{BRIDGE}'/>\n</network>\n"
     )
 }
 

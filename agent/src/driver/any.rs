@@ -8,7 +8,8 @@ use chom_protocol::sample::Point;
 use chom_protocol::vps::{Sha256, VpsSpec};
 
 use super::fake::FakeDriver;
-use super::libvirt::LibvirtDriver;
+use super::incus::IncusDriver;
+use super::libvirt::{LibvirtDriver, SharedNetwork};
 use super::snapshot::SnapshotName;
 use super::{Driver, DriverError, Observed};
 
@@ -17,14 +18,28 @@ use super::{Driver, DriverError, Observed};
 pub enum AnyDriver {
     /// VMs by libvirt and QEMU.
     Libvirt(Box<LibvirtDriver>),
+    /// System containers by Incus.
+    Incus(IncusDriver),
     /// Guests that exist only in a file.
     Fake(FakeDriver),
+}
+
+impl AnyDriver {
+    /// The network that it shares with other engines, if it has one.
+    #[must_use]
+    pub fn network(&self) -> Option<SharedNetwork> {
+        match self {
+            Self::Libvirt(driver) => Some(driver.network()),
+            Self::Incus(_) | Self::Fake(_) => None,
+        }
+    }
 }
 
 macro_rules! each {
     ($self:ident, $driver:ident => $call:expr) => {
         match $self {
             Self::Libvirt($driver) => $call,
+            Self::Incus($driver) => $call,
             Self::Fake($driver) => $call,
         }
     };

@@ -253,6 +253,7 @@ pub(crate) fn name(request: &HelperRequest) -> &'static str {
         HelperRequest::Undefine { .. } => "Undefine",
         HelperRequest::Snapshot { .. } => "Snapshot",
         HelperRequest::Measure => "Measure",
+        HelperRequest::Network => "Network",
     }
 }
 

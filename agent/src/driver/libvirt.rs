@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chom_protocol::VpsId;
@@ -33,7 +34,7 @@ const SNAPSHOT_SECONDS_MAX: u64 = 540;
 /// VMs by libvirt and QEMU.
 #[derive(Debug)]
 pub struct LibvirtDriver {
-    helper: Helper,
+    helper: Arc<Helper>,
     disks: Disks,
     images: ImageCache,
     verdict: Verdict,
@@ -45,7 +46,14 @@ impl LibvirtDriver {
     /// [`super::acceleration::determine`]'s.
     #[must_use]
     pub fn new(helper: PathBuf, vps_folder: PathBuf, images: ImageCache, verdict: Verdict) -> Self {
-        Self { helper: Helper::new(helper, PACKAGE), disks: Disks::new(vps_folder), images, verdict }
+        let helper = Arc::new(Helper::new(helper, PACKAGE));
+        Self { helper, disks: Disks::new(vps_folder), images, verdict }
+    }
+
+    /// The network behind NAT, for engines that share it.
+    #[must_use]
+    pub fn network(&self) -> SharedNetwork {
+        SharedNetwork(Arc::clone(&self.helper))
     }
 
     fn guest(&self, spec: &VpsSpec) -> GuestDefinition {
@@ -114,6 +122,20 @@ impl LibvirtDriver {
 
     async fn ask(&self, request: &HelperRequest, seconds_max: u64) -> Result<HelperReply, DriverError> {
         Ok(self.helper.request(request, Duration::from_secs(seconds_max)).await?)
+    }
+}
+
+/// The network behind NAT. Where libvirt is, it is libvirt's, so that a host has one and not one of each engine.
+#[derive(Debug, Clone)]
+pub struct SharedNetwork(Arc<Helper>);
+
+impl SharedNetwork {
+    /// Brings it up unless it is.
+    pub(super) async fn ensure(&self) -> Result<(), DriverError> {
+        match self.0.request(&HelperRequest::Network, Duration::from_secs(ACTION_SECONDS_MAX)).await? {
+            HelperReply::Done => Ok(()),
+            _ => Err(unexpected(&HelperRequest::Network)),
+        }
     }
 }
 

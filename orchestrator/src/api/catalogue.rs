@@ -107,7 +107,7 @@ pub(super) async fn images(State(app): State<App>, _: Caller, paging: Paging) ->
             sha256: image.reference.sha256,
             size_bytes: image.reference.size,
             minimum_disk_bytes: image.minimum_disk,
-            default: catalogue.default_image.as_ref() == Some(name),
+            default: catalogue.default_images.contains(name),
         },
     )
 }

@@ -124,18 +124,23 @@ fn images(config: &Config) -> Option<Problem> {
     if let Some(twice) = first_repeated(&names) {
         return Some(("image", format!("`{twice}` is there twice; remove one or rename it")));
     }
-    if config.images.iter().filter(|image| image.default).count() > 1 {
-        return Some(("image", "more than one image has `default = true`; leave it at one".to_owned()));
+    let defaults: Vec<_> =
+        config.images.iter().filter(|image| image.default).map(|image| image.engine()).collect();
+    if let Some(engine) = first_repeated(&defaults) {
+        let what = format!("more than one image of {engine} has `default = true`; leave it at one");
+        return Some(("image", what));
     }
     let is_medium = |image: &&super::Image| image.format == ImageFormat::Iso;
     if let Some(medium) = config.images.iter().filter(is_medium).find(|image| image.default) {
         return Some(("image", format!("`{}` is a CD-ROM and cannot be the default", medium.name)));
     }
     let mut disks = config.images.iter().filter(|image| !is_medium(image));
-    if let Some(image) = disks.find(|image| !image.engine.takes(image.format)) {
+    if let Some(image) = disks.find(|image| !image.engine().takes(image.format)) {
         let what = format!(
             "`{}` has format `{}`, which {} cannot run; correct its `format` or its `engine`",
-            image.name, image.format, image.engine
+            image.name,
+            image.format,
+            image.engine()
         );
         return Some(("image", what));
     }

@@ -60,8 +60,8 @@ pub struct Catalogue {
     pub sizes: BTreeMap<Name, Size>,
     /// Images by name.
     pub images: BTreeMap<Name, Image>,
-    /// The image used when none is asked for.
-    pub default_image: Option<Name>,
+    /// The images used when none is asked for, at most one of each engine, in the order in which they are tried.
+    pub default_images: Vec<Name>,
     /// How much of a host may be promised.
     pub overcommit: Overcommit,
     /// How agents should behave.

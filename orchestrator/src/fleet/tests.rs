@@ -1,5 +1,6 @@
 //! The use cases on a real store, with hosts that are told what to report.
 
+mod engine;
 mod golden;
 mod lifecycle;
 mod order;
@@ -65,7 +66,7 @@ pub(crate) fn catalogue() -> Catalogue {
         regions: vec![name("eu-west"), name("us-east")],
         sizes: [(name("small"), Size { cores: 1, memory: Bytes::mib(256), disk: Bytes::gib(1) })].into(),
         images: [(name("hello"), image)].into(),
-        default_image: Some(name("hello")),
+        default_images: vec![name("hello")],
         overcommit: Overcommit { cores_per_core: 8, memory_reserved: Bytes(0), disk_reserved: Bytes(0) },
         agent: Default::default(),
         retention_seconds: 3600,
@@ -214,6 +215,7 @@ pub(crate) fn open(folder: &tempfile::TempDir) -> Arc<dyn Store> {
 
 pub(crate) fn request(vps: &str, region: &str) -> CreateVps {
     CreateVps {
+        engine: None,
         name: name(vps),
         region: name(region),
         size: name("small"),

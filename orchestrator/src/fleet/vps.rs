@@ -100,7 +100,8 @@ impl Fleet {
 /// The catalogue's rows that a request names.
 struct Chosen {
     size: Size,
-    image: Image,
+    /// The first that a host has room for is taken.
+    images: Vec<Image>,
 }
 
 fn choose(catalogue: &Catalogue, request: &CreateVps) -> Result<Chosen, FleetError> {
@@ -110,32 +111,56 @@ fn choose(catalogue: &Catalogue, request: &CreateVps) -> Result<Chosen, FleetErr
     let Some(size) = catalogue.sizes.get(&request.size).copied() else {
         return Err(unknown("/size", "size", &request.size, catalogue.sizes.keys()));
     };
-    let Some(name) = request.image.as_ref().or(catalogue.default_image.as_ref()) else {
-        return Err(FleetError::invalid("/image", "name an image; no default is configured"));
-    };
-    let Some(image) = catalogue.images.get(name).cloned() else {
-        return Err(unknown("/image", "image", name, catalogue.images.keys()));
-    };
-    if image.reference.format == ImageFormat::Iso {
+    let images = images(catalogue, request)?;
+    if let Some(medium) = images.iter().find(|image| image.reference.format == ImageFormat::Iso) {
         return Err(FleetError::invalid(
             "/image",
             format!(
-                "`{name}` is a CD-ROM: a VPS is made from a disk image and can have it attached (`chomctl vps iso`)"
+                "`{}` is a CD-ROM: a VPS is made from a disk image and can have it attached (`chomctl vps iso`)",
+                medium.reference.name
             ),
         ));
     }
-    if image.minimum_disk > size.disk {
+    if let Some(image) = images.iter().find(|image| image.minimum_disk > size.disk) {
         return Err(FleetError::invalid(
             "/size",
             format!(
-                "image `{name}` needs a disk of {}; size `{}` has {}",
-                image.minimum_disk, request.size, size.disk
+                "image `{}` needs a disk of {}; size `{}` has {}",
+                image.reference.name, image.minimum_disk, request.size, size.disk
             ),
         ));
     }
     check_keys(&request.ssh_keys)?;
     check_user_data(request.user_data.as_deref())?;
-    Ok(Chosen { size, image })
+    Ok(Chosen { size, images })
+}
+
+/// The images that a request can be made from, each with the engine that it would be made in.
+pub(super) fn images(catalogue: &Catalogue, request: &CreateVps) -> Result<Vec<Image>, FleetError> {
+    if let Some(name) = &request.image {
+        let Some(image) = catalogue.images.get(name).cloned() else {
+            return Err(unknown("/image", "image", name, catalogue.images.keys()));
+        };
+        let (engine, format) = (request.engine.unwrap_or(image.engine), image.reference.format);
+        if !engine.takes(format) {
+            let what = format!(
+                "image `{name}` has format `{format}`, which {engine} cannot run; choose another image"
+            );
+            return Err(FleetError::invalid("/engine", what));
+        }
+        return Ok(vec![Image { engine, ..image }]);
+    }
+    let defaults = catalogue.default_images.iter().filter_map(|name| catalogue.images.get(name));
+    let fit = defaults.filter(|image| request.engine.is_none_or(|engine| engine == image.engine));
+    let images: Vec<Image> = fit.cloned().collect();
+    match request.engine {
+        _ if !images.is_empty() => Ok(images),
+        None => Err(FleetError::invalid("/image", "name an image; no default is configured")),
+        Some(engine) => Err(FleetError::invalid(
+            "/image",
+            format!("name an image; no default is configured for {engine}"),
+        )),
+    }
 }
 
 fn check_keys(keys: &[String]) -> Result<(), FleetError> {
@@ -191,20 +216,9 @@ fn create(
 ) -> Result<VpsAccepted, FleetError> {
     let tenant = Name::default_tenant();
     check_name(decision, &tenant, &request.name)?;
-    let Chosen { size, image } = chosen;
     let network = network::choose(&decision.state, &request.region, request.network.as_ref())?;
-    let wish = Wish {
-        region: request.region.clone(),
-        engine: image.engine,
-        cores: size.cores,
-        memory: size.memory,
-        disk: size.disk,
-    };
-    let host = room::find_host(fleet, decision, &wish).map_err(|none| FleetError::Refused {
-        kind: ErrorKind::NoCapacity,
-        detail: none.to_string(),
-        location: Some("/region"),
-    })?;
+    let size = &chosen.size;
+    let (image, host) = place_one_of(fleet, decision, &request.region, chosen)?;
     let id = VpsId::new(decision.new_id());
     let wanted = network::Wanted { vps: id, host, network: &network };
     let interface = network::plug_in(decision, &wanted)?;
@@ -273,6 +287,27 @@ pub(super) fn check_name(decision: &Decision, tenant: &Name, name: &Name) -> Res
         });
     }
     Ok(())
+}
+
+/// The first of the images that a host has room for, and the host.
+fn place_one_of<'a>(
+    fleet: &Fleet,
+    decision: &Decision,
+    region: &Name,
+    chosen: &'a Chosen,
+) -> Result<(&'a Image, HostId), FleetError> {
+    let Size { cores, memory, disk } = chosen.size;
+    let mut reasons = Vec::new();
+    for image in &chosen.images {
+        let wish = Wish { region: region.clone(), engine: image.engine, cores, memory, disk };
+        match room::find_host(fleet, decision, &wish) {
+            Ok(host) => return Ok((image, host)),
+            Err(none) => reasons.push(none.to_string()),
+        }
+    }
+    reasons.dedup();
+    let detail = reasons.join("; ");
+    Err(FleetError::Refused { kind: ErrorKind::NoCapacity, detail, location: Some("/region") })
 }
 
 fn keep_blob(decision: &mut Decision, text: &str) -> Result<BlobReference, FleetError> {

@@ -11,7 +11,7 @@ fn image(folder: &TempDir, name: &str, format: ImageFormat, content: &[u8]) -> c
     config::Image {
         name: name.parse().unwrap(),
         file,
-        engine: Engine::Fake,
+        engine: Some(Engine::Fake),
         format,
         minimum_disk_mib: None,
         default: false,

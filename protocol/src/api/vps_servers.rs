@@ -63,6 +63,10 @@ pub struct CreateVps {
     /// From what; the catalogue's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Name>,
+    /// What runs it: `libvirt` makes virtual machines, `incus` containers. Where absent, what its image is for; with no image
+    /// either, that of the default image which a host has room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
     /// On which network; the region's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Name>,
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn the_call_of_the_manual_is_understood() {
         expect_test::expect![[r#"
-            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, network: None, ssh_keys: [], user_data: None, guest_shutdown: StayOff }
+            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, engine: None, network: None, ssh_keys: [], user_data: None, guest_shutdown: StayOff }
             {"name":"test-vps","region":"us-east","size":"small","guest_shutdown":"stay_off"}"#]]
             .assert_eq(&read(r#"{"name":"test-vps","region":"us-east","size":"small"}"#));
     }
@@ -203,7 +207,7 @@ mod tests {
             r#"{"name":"test-vps""#,
         ];
         expect_test::expect![[r#"
-            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `network`, `ssh_keys`, `user_data`, `guest_shutdown` at line 1 column 61
+            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `user_data`, `guest_shutdown` at line 1 column 61
             name: invalid type: integer `7`, expected a string at line 1 column 9
             name: the name `Test_VPS` has `T` in it; use lower-case letters, digits and hyphens (RFC 1123) at line 1 column 18
             region: invalid type: sequence, expected a string at line 1 column 28

@@ -430,6 +430,7 @@ pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
             change: SnapshotChange::Take,
         },
         HelperRequest::Measure,
+        HelperRequest::Network,
     ]
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod agent_dies;
+mod containers;
 mod engine_fails;
 mod guest_off;
 mod lifecycle;

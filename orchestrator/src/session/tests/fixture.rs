@@ -186,6 +186,7 @@ impl World {
 
     pub(super) async fn create(&self, vps: &str) -> VpsId {
         let request = CreateVps {
+            engine: None,
             name: name(vps),
             region: name("us-east"),
             size: name("small"),

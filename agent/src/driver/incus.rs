@@ -1,0 +1,322 @@
+//! The Incus driver: system containers, by Incus' REST API. What a VPS looks like there is `instance`'s to say. Decides
+//! nothing about what should be.
+
+mod api;
+mod instance;
+mod network;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chom_protocol::VpsId;
+use chom_protocol::helper::GuestDefinition;
+use chom_protocol::host::{Acceleration, EngineStatus};
+use chom_protocol::network::Attachment;
+use chom_protocol::sample::Point;
+use chom_protocol::vps::{Engine, ImageFormat, Sha256, VpsSpec, VpsState};
+use hyper::Method;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::json;
+use tokio::fs::File;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::libvirt::SharedNetwork;
+use super::snapshot::SnapshotName;
+use super::{Driver, DriverError, Observed};
+use crate::chain::Chain;
+use api::{IncusApi, IncusError, Payload};
+use instance::{Definition, Instance};
+
+/// Unpacking a root file system of a gigabyte onto a slow disk; the reconciler gives 120 s for all of it.
+const CREATE_SECONDS_MAX: u64 = 110;
+/// Starting takes half a second, on a busy host ten.
+const SWITCH_SECONDS_MAX: u64 = 90;
+/// Removing a large root file system from a slow disk.
+const DELETE_SECONDS_MAX: u64 = 290;
+/// Incus goes on asking a container to shut down for so long; then the reconciler asks again, or ends its patience.
+const SHUTDOWN_SECONDS: u64 = 8;
+/// What containers lack so far.
+const NO_SNAPSHOTS: &str = "containers have no snapshots yet; only virtual machines do";
+/// Its version is asked for this often: only an upgrade changes it.
+const VERSION_EVERY: Duration = Duration::from_secs(600);
+
+/// System containers by Incus.
+#[derive(Debug)]
+pub struct IncusDriver {
+    api: IncusApi,
+    /// Libvirt's network, where libvirt is on this host.
+    shared: Option<SharedNetwork>,
+    version: Mutex<Option<(Instant, String)>>,
+    /// One import at a time: VPSs that are made together mostly want the same image.
+    importing: Mutex<()>,
+}
+
+impl IncusDriver {
+    /// A driver that talks to the Incus which listens at `socket`. `shared` is libvirt's network, if libvirt is here too.
+    #[must_use]
+    pub fn new(socket: PathBuf, shared: Option<SharedNetwork>) -> Self {
+        Self { api: IncusApi::new(socket), shared, version: Mutex::default(), importing: Mutex::default() }
+    }
+
+    async fn version(&self) -> Result<String, IncusError> {
+        #[derive(Deserialize)]
+        struct Server {
+            environment: Environment,
+        }
+        #[derive(Deserialize)]
+        struct Environment {
+            server_version: String,
+        }
+        let mut known = self.version.lock().await;
+        if let Some((at, version)) = &*known
+            && at.elapsed() < VERSION_EVERY
+        {
+            return Ok(version.clone());
+        }
+        let Server { environment } = self.api.get("/1.0").await?;
+        *known = Some((Instant::now(), environment.server_version.clone()));
+        Ok(environment.server_version)
+    }
+
+    async fn look(&self) -> Result<Observed, IncusError> {
+        let version = self.version().await?;
+        // One question for all, without what they use: that would cost Incus a process for each.
+        let instances: Vec<Instance> = self.api.get("/1.0/instances?recursion=1").await?;
+        let engine = EngineStatus { version, problem: None, ..self.unasked() };
+        Ok(Observed {
+            engine,
+            guests: instances.into_iter().map(Instance::observed).collect(),
+            snapshots: BTreeMap::new(),
+        })
+    }
+
+    /// The instance of a VPS; none if there is none, an error if somebody else made it.
+    async fn find(&self, vps: VpsId) -> Result<Option<Instance>, DriverError> {
+        let doing = || format!("cannot look up the container of VPS {vps}");
+        match self.api.get::<Instance>(&path(vps)).await {
+            Ok(instance) if instance.vps() == Some(vps) => Ok(Some(instance)),
+            Ok(_) => Err(DriverError::lasting(format!(
+                "the Incus instance `{}` is not CHOM's and is left alone: rename or remove it",
+                GuestDefinition::guest_name(vps)
+            ))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(failed(doing())(error)),
+        }
+    }
+
+    async fn make(&self, spec: &VpsSpec, image: &Path, definition: &Definition) -> Result<(), DriverError> {
+        if spec.image.format != ImageFormat::IncusTarball {
+            return Err(DriverError::lasting(format!(
+                "image `{}` is of format {}, which no container is made from: choose another image",
+                spec.image.name, spec.image.format
+            )));
+        }
+        self.import(spec, image).await?;
+        let pool = self.pool().await?;
+        if spec.interface.attachment == Attachment::Nat {
+            network::ensure(&self.api, self.shared.as_ref()).await?;
+        }
+        let request = Payload::json(&definition.create(spec, &pool));
+        let made = self.api.act(Method::POST, "/1.0/instances", request, CREATE_SECONDS_MAX).await;
+        made.map_err(failed(format!("cannot make the container of VPS {}", spec.id)))
+    }
+
+    /// Gives Incus the image, once. A unified image's fingerprint is the digest of its file.
+    async fn import(&self, spec: &VpsSpec, image: &Path) -> Result<(), DriverError> {
+        let doing = format!("cannot give image `{}` to Incus", spec.image.name);
+        let _one = self.importing.lock().await;
+        let known = format!("/1.0/images/{}", spec.image.sha256);
+        match self.api.get::<IgnoredAny>(&known).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(failed(doing)(error)),
+        }
+        let unreadable = |source| IncusError::Send { path: image.display().to_string(), source };
+        let file = File::open(image).await.map_err(unreadable).map_err(failed(doing.clone()))?;
+        let size = file.metadata().await.map_err(unreadable).map_err(failed(doing.clone()))?.len();
+        let headers = vec![
+            ("x-incus-filename", spec.image.sha256.to_string()),
+            // A name is letters, digits and hyphens: nothing in it needs escaping.
+            ("x-incus-properties", format!("description=chom-{}&user.chom.image=true", spec.image.name)),
+        ];
+        let payload = Payload::File { file, left: size, headers };
+        match self.api.act(Method::POST, "/1.0/images", payload, CREATE_SECONDS_MAX).await {
+            Err(error) if error.says("already exists") => Ok(()),
+            imported => imported.map_err(failed(doing)),
+        }
+    }
+
+    /// The pool for disks: that of the default profile, as `incus launch` takes it; else the first there is.
+    async fn pool(&self) -> Result<String, DriverError> {
+        #[derive(Deserialize)]
+        struct Profile {
+            devices: BTreeMap<String, Device>,
+        }
+        #[derive(Deserialize)]
+        struct Device {
+            path: Option<String>,
+            pool: Option<String>,
+        }
+        let doing = || "cannot find a storage pool for containers".to_owned();
+        let profile: Profile = self.api.get("/1.0/profiles/default").await.map_err(failed(doing()))?;
+        let root = profile.devices.into_values().find(|device| device.path.as_deref() == Some("/"));
+        if let Some(pool) = root.and_then(|device| device.pool) {
+            return Ok(pool);
+        }
+        let pools: Vec<String> = self.api.get("/1.0/storage-pools").await.map_err(failed(doing()))?;
+        let first = pools.into_iter().min();
+        first.as_deref().and_then(|path| path.rsplit('/').next()).map(str::to_owned).ok_or_else(|| {
+            DriverError::lasting("Incus has no storage pool on this host; make one with `incus admin init`")
+        })
+    }
+
+    /// Switches a container and waits for it.
+    async fn switch(&self, vps: VpsId, doing: &str, action: &str, force: bool) -> Result<(), DriverError> {
+        let request = json!({ "action": action, "force": force, "timeout": SWITCH_SECONDS_MAX });
+        let path = format!("{}/state", path(vps));
+        let switched = self.api.act(Method::PUT, &path, Payload::json(&request), SWITCH_SECONDS_MAX).await;
+        match switched {
+            // It came to that meanwhile.
+            Err(error) if error.says("is already running") || error.says("is already stopped") => Ok(()),
+            switched => switched.map_err(failed(format!("cannot {doing} VPS {vps}"))),
+        }
+    }
+}
+
+impl Driver for IncusDriver {
+    fn unasked(&self) -> EngineStatus {
+        EngineStatus {
+            engine: Engine::Incus,
+            version: String::new(),
+            acceleration: Acceleration::None,
+            problem: Some("Incus was not asked yet".to_owned()),
+        }
+    }
+
+    async fn observe(&self) -> Result<Observed, DriverError> {
+        let looked = self.look().await;
+        if looked.is_err() {
+            // It may be another one that comes back.
+            *self.version.lock().await = None;
+        }
+        looked.map_err(failed("cannot see the containers".to_owned()))
+    }
+
+    async fn prepare(
+        &self,
+        spec: &VpsSpec,
+        image: &Path,
+        user_data: Option<&[u8]>,
+    ) -> Result<(), DriverError> {
+        let definition = Definition::new(spec, user_data);
+        match self.find(spec.id).await? {
+            Some(half_made) if half_made.is_half_made() => {
+                self.destroy(spec.id).await?;
+                self.make(spec, image, &definition).await
+            }
+            Some(same) if same.definition() == definition.digest() => Ok(()),
+            Some(there) => {
+                let doing = format!("cannot change the container of VPS {}", spec.id);
+                let pool = match there.pool() {
+                    Some(pool) => pool.to_owned(),
+                    None => self.pool().await?,
+                };
+                let request = Payload::json(&definition.update(&pool));
+                let path = path(spec.id);
+                let changed = self.api.act(Method::PATCH, &path, request, SWITCH_SECONDS_MAX).await;
+                changed.map_err(failed(doing))
+            }
+            None => self.make(spec, image, &definition).await,
+        }
+    }
+
+    async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
+        let Some(instance) = self.find(vps).await? else {
+            return Err(DriverError::passing(format!(
+                "VPS {vps} has no container here: it must be made first"
+            )));
+        };
+        match instance.state() {
+            VpsState::Running => Ok(()),
+            VpsState::Paused => self.switch(vps, "resume", "unfreeze", false).await,
+            _ => {
+                if instance.is_behind_nat() {
+                    network::ensure(&self.api, self.shared.as_ref()).await?;
+                }
+                self.switch(vps, "start", "start", false).await
+            }
+        }
+    }
+
+    async fn shutdown(&self, vps: VpsId) -> Result<(), DriverError> {
+        let Some(instance) = self.find(vps).await? else { return Ok(()) };
+        if instance.state() == VpsState::Stopped {
+            return Ok(());
+        }
+        let request = json!({ "action": "stop", "force": false, "timeout": SHUTDOWN_SECONDS });
+        let path = format!("{}/state", path(vps));
+        match self.api.begin(Method::PUT, &path, Payload::json(&request), SHUTDOWN_SECONDS).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed(format!("cannot ask VPS {vps} to shut down"))(error)),
+        }
+    }
+
+    async fn power_off(&self, vps: VpsId) -> Result<(), DriverError> {
+        match self.find(vps).await? {
+            Some(instance) if instance.state() != VpsState::Stopped => {
+                self.switch(vps, "power off", "stop", true).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn destroy(&self, vps: VpsId) -> Result<(), DriverError> {
+        if self.find(vps).await?.is_none() {
+            return Ok(());
+        }
+        let removed = self.api.act(Method::DELETE, &path(vps), Payload::none(), DELETE_SECONDS_MAX).await;
+        match removed {
+            Err(error) if error.is_not_found() => Ok(()),
+            removed => removed.map_err(failed(format!("cannot remove the container of VPS {vps}"))),
+        }
+    }
+
+    async fn take_snapshot(&self, _vps: VpsId, _name: SnapshotName) -> Result<(), DriverError> {
+        Err(DriverError::lasting(NO_SNAPSHOTS))
+    }
+
+    async fn restore_snapshot(&self, _spec: &VpsSpec, _name: SnapshotName) -> Result<(), DriverError> {
+        Err(DriverError::lasting(NO_SNAPSHOTS))
+    }
+
+    async fn delete_snapshot(&self, _vps: VpsId, _name: SnapshotName) -> Result<(), DriverError> {
+        Ok(()) // none is ever there
+    }
+
+    async fn measure(&self) -> Result<Vec<Point>, DriverError> {
+        let instances: Result<Vec<Instance>, IncusError> = self.api.get("/1.0/instances?recursion=2").await;
+        let instances = instances.map_err(failed("cannot measure the containers".to_owned()))?;
+        Ok(instances.iter().flat_map(Instance::points).collect())
+    }
+
+    fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
+        Some(instance::digest(spec))
+    }
+}
+
+fn path(vps: VpsId) -> String {
+    format!("/1.0/instances/{}", GuestDefinition::guest_name(vps))
+}
+
+fn failed(doing: String) -> impl FnOnce(IncusError) -> DriverError {
+    move |error| {
+        let advice = if error.says("no space left") { "; free space in Incus' storage pool" } else { "" };
+        DriverError {
+            problem: format!("{doing}: {}{advice}", Chain(&error)),
+            retryable: error.is_retryable(),
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! A VPS as an instance of Incus, and instances as Incus tells of them. Pure.
+
+use std::collections::BTreeMap;
+
+use chom_protocol::VpsId;
+use chom_protocol::helper::{GuestDefinition, ObservedGuest};
+use chom_protocol::network::{Attachment, port_name};
+use chom_protocol::sample::{Metric, Point};
+use chom_protocol::vps::{Sha256, VpsSpec, VpsState};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::network::BRIDGE;
+use crate::driver::seed::Seed;
+
+/// Raised when the same spec makes another instance, so that instances are redefined after an upgrade.
+const LAYOUT: u32 = 1;
+/// Nanoseconds of a second, as Incus counts processor time.
+const NANOSECONDS: f64 = 1e9;
+/// The instance's root file system and its card.
+const ROOT: &str = "root";
+const CARD: &str = "eth0";
+
+/// The instance of a VPS: what it is configured with, but for the pool that its disk is in.
+#[derive(Debug)]
+pub(super) struct Definition {
+    config: BTreeMap<&'static str, String>,
+    disk_bytes: u64,
+    card: Value,
+    digest: Sha256,
+}
+
+impl Definition {
+    /// `user_data` is its own, as fetched; none where nobody wrote any.
+    pub(super) fn new(spec: &VpsSpec, user_data: Option<&[u8]>) -> Self {
+        let seed = Seed::of(spec);
+        let user_data = match user_data {
+            Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            None => seed.default_user_data.clone(),
+        };
+        let digest = digest(spec);
+        let config = [
+            // Whether it runs is for the agent to say, also after the host booted.
+            ("boot.autostart", "false".to_owned()),
+            ("limits.cpu", spec.cores.to_string()),
+            ("limits.memory", spec.memory.0.to_string()),
+            // An instance's name is its id; to itself it is called what its tenant called it. A name is letters, digits
+            // and hyphens.
+            ("raw.lxc", format!("lxc.uts.name = {}", spec.name)),
+            ("user.meta-data", seed.meta_data),
+            ("cloud-init.network-config", seed.network_config),
+            ("cloud-init.user-data", user_data),
+            ("user.chom.id", spec.id.to_string()),
+            ("user.chom.placement", spec.placement.to_string()),
+            ("user.chom.definition", digest.to_string()),
+        ];
+        Self { config: config.into(), disk_bytes: spec.disk.0, card: card(spec), digest }
+    }
+
+    pub(super) fn digest(&self) -> Sha256 {
+        self.digest
+    }
+
+    fn devices(&self, pool: &str) -> Value {
+        json!({
+            ROOT: { "type": "disk", "path": "/", "pool": pool, "size": self.disk_bytes.to_string() },
+            CARD: self.card,
+        })
+    }
+
+    /// The request that makes it.
+    pub(super) fn create(&self, spec: &VpsSpec, pool: &str) -> Value {
+        json!({
+            "name": GuestDefinition::guest_name(spec.id),
+            "type": "container",
+            "profiles": [],
+            "config": self.config,
+            "devices": self.devices(pool),
+            "source": { "type": "image", "fingerprint": spec.image.sha256.to_string() },
+        })
+    }
+
+    /// The request that changes one that is there; its disk stays in its pool.
+    pub(super) fn update(&self, pool: &str) -> Value {
+        json!({ "config": self.config, "devices": self.devices(pool) })
+    }
+}
+
+/// The network card. The host's end has a name of its own, so that the agent's rules for it stand before the guest starts.
+fn card(spec: &VpsSpec) -> Value {
+    let mac = spec.interface.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mut card = json!({
+        "type": "nic", "nictype": "bridged", "name": CARD, "hwaddr": mac, "host_name": port_name(spec.id),
+    });
+    match &spec.interface.attachment {
+        Attachment::Nat => card["parent"] = BRIDGE.into(),
+        Attachment::Bridge { name, vlan } => {
+            card["parent"] = name.to_string().into();
+            if let Some(tag) = vlan {
+                card["vlan"] = tag.to_string().into();
+            }
+        }
+    }
+    card
+}
+
+/// Everything that makes the instance what it is.
+pub(super) fn digest(spec: &VpsSpec) -> Sha256 {
+    let seed = Seed::of(spec);
+    let VpsSpec { id, placement, cores, memory, disk, .. } = spec;
+    Sha256::of(
+        format!(
+            "{LAYOUT} {id} {placement} {} {cores} {} {} {} {}",
+            spec.name,
+            memory.0,
+            disk.0,
+            card(spec),
+            seed.file_name()
+        )
+        .as_bytes(),
+    )
+}
+
+/// An instance as Incus tells of it, as far as it matters here; what the rest is never costs memory.
+#[derive(Debug, Deserialize)]
+pub(super) struct Instance {
+    name: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    config: Marks,
+    #[serde(default)]
+    devices: Devices,
+    /// Only in answers that were asked for it.
+    state: Option<State>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Marks {
+    #[serde(rename = "user.chom.id")]
+    id: Option<String>,
+    #[serde(rename = "user.chom.placement")]
+    placement: Option<String>,
+    #[serde(rename = "user.chom.definition")]
+    definition: Option<String>,
+    #[serde(rename = "volatile.apply_template")]
+    unpacked: Option<String>,
+    #[serde(rename = "volatile.last_state.power")]
+    last_power: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Devices {
+    root: Option<RootDisk>,
+    eth0: Option<Card>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Card {
+    parent: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootDisk {
+    pool: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct State {
+    cpu: Option<CpuState>,
+    memory: Option<Usage>,
+    disk: Option<BTreeMap<String, Usage>>,
+    network: Option<BTreeMap<String, NetworkState>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CpuState {
+    #[serde(default)]
+    usage: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Usage {
+    #[serde(default)]
+    usage: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct NetworkState {
+    counters: Counters,
+}
+
+#[derive(Debug, Deserialize)]
+struct Counters {
+    bytes_received: f64,
+    bytes_sent: f64,
+}
+
+impl Instance {
+    /// The VPS that it is of; none: it is foreign. A copy that somebody made by hand has the marks and another name.
+    pub(super) fn vps(&self) -> Option<VpsId> {
+        let id: VpsId = self.config.id.as_deref()?.parse().ok()?;
+        (self.name == GuestDefinition::guest_name(id)).then_some(id)
+    }
+
+    /// Incus ended while it was made: its disk is not whole, and it was never started.
+    pub(super) fn is_half_made(&self) -> bool {
+        self.config.unpacked.is_none() && self.config.last_power.is_none()
+    }
+
+    /// The digest of what it was last defined from; of nothing, where that was not finished.
+    pub(super) fn definition(&self) -> Sha256 {
+        let whole = self.config.definition.clone().filter(|_| !self.is_half_made());
+        whole.and_then(|text| Sha256::try_from(text).ok()).unwrap_or(Sha256([0; 32]))
+    }
+
+    /// The pool that its disk is in.
+    pub(super) fn pool(&self) -> Option<&str> {
+        self.devices.root.as_ref()?.pool.as_deref()
+    }
+
+    /// Whether it is on the network behind NAT.
+    pub(super) fn is_behind_nat(&self) -> bool {
+        self.devices.eth0.as_ref().is_some_and(|card| card.parent.as_deref() == Some(BRIDGE))
+    }
+
+    pub(super) fn state(&self) -> VpsState {
+        match self.status.as_str() {
+            // On its way down or up its processes are there.
+            "Running" | "Starting" | "Stopping" | "Thawed" | "Freezing" | "Aborting" => VpsState::Running,
+            "Frozen" => VpsState::Paused,
+            "Stopped" => VpsState::Stopped,
+            _ => VpsState::Unknown,
+        }
+    }
+
+    pub(super) fn observed(self) -> ObservedGuest {
+        let vps = self.vps();
+        let placement = self.config.placement.as_ref().filter(|_| vps.is_some());
+        ObservedGuest {
+            vps,
+            placement: placement.and_then(|text| text.parse().ok()).unwrap_or(0),
+            definition: vps.map(|_| self.definition()),
+            state: self.state(),
+            name: self.name,
+        }
+    }
+
+    /// What it was measured to use, if it is ours and runs.
+    pub(super) fn points(&self) -> Vec<Point> {
+        let (Some(vps), Some(state)) = (self.vps(), &self.state) else { return Vec::new() };
+        if self.state() != VpsState::Running {
+            return Vec::new();
+        }
+        let mut points = Vec::new();
+        let mut push = |metric, label: &str, value: Option<f64>| {
+            if let Some(value) = value {
+                points.push(Point { metric, vps: Some(vps), label: label.to_owned(), value });
+            }
+        };
+        push(Metric::VpsCpuSeconds, "", state.cpu.as_ref().map(|cpu| cpu.usage / NANOSECONDS));
+        push(Metric::VpsMemory, "", state.memory.as_ref().map(|memory| memory.usage));
+        // Not every pool can say it.
+        let disk = state.disk.as_ref().and_then(|disks| disks.get(ROOT));
+        push(Metric::VpsDiskAllocated, ROOT, disk.map(|disk| disk.usage));
+        let card = state.network.as_ref().and_then(|cards| cards.get(CARD)).map(|card| &card.counters);
+        push(Metric::VpsNetworkReceivedBytes, "net0", card.map(|card| card.bytes_received));
+        push(Metric::VpsNetworkSentBytes, "net0", card.map(|card| card.bytes_sent));
+        points
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::driver::seed::tests::spec;
+
+    fn instance(json: Value) -> Instance {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_vps_as_an_instance() {
+        let definition = Definition::new(&spec(), Some(b"#!/bin/sh\n"));
+        let shown = serde_json::to_string_pretty(&definition.create(&spec(), "default")).unwrap();
+        expect![[r##"
+            {
+              "config": {
+                "boot.autostart": "false",
+                "cloud-init.network-config": "version: 2\nethernets:\n  eth0:\n    match:\n      macaddress: \"52:54:00:ab:01:ff\"\n    set-name: \"eth0\"\n    addresses:\n      - \"10.155.0.7/20\"\n      - \"2001:db8::7/64\"\n    routes:\n      - to: \"0.0.0.0/0\"\n        via: \"10.155.0.1\"\n      - to: \"::/0\"\n        via: \"fe80::1\"\n    nameservers:\n      addresses:\n        - \"10.155.0.1\"\n        - \"2001:db8::53\"\n",
+                "cloud-init.user-data": "#!/bin/sh\n",
+                "limits.cpu": "1",
+                "limits.memory": "201326592",
+                "raw.lxc": "lxc.uts.name = test-vps",
+                "user.chom.definition": "3d798d1f5e32b7f4ed4e1221e7399cb0614a33179eeddb8d06c474b206a1bb50",
+                "user.chom.id": "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e",
+                "user.chom.placement": "1",
+                "user.meta-data": "instance-id: \"0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e\"\nlocal-hostname: \"test-vps\"\npublic-keys:\n  - \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org\"\n"
+              },
+              "devices": {
+                "eth0": {
+                  "host_name": "ch-1f2a3b4c5d6e",
+                  "hwaddr": "52:54:00:ab:01:ff",
+                  "name": "eth0",
+                  "nictype": "bridged",
+                  "parent": "chom0",
+                  "type": "nic"
+                },
+                "root": {
+                  "path": "/",
+                  "pool": "default",
+                  "size": "1073741824",
+                  "type": "disk"
+                }
+              },
+              "name": "chom-0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e",
+              "profiles": [],
+              "source": {
+                "fingerprint": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+                "type": "image"
+              },
+              "type": "container"
+            }"##]].assert_eq(&shown);
+    }
+
+    #[test]
+    fn what_it_boots_with_is_part_of_its_definition_and_its_power_is_not() {
+        let of = |change: fn(&mut VpsSpec)| {
+            let mut spec = spec();
+            change(&mut spec);
+            digest(&spec)
+        };
+        let same = of(|_| {});
+        assert_eq!(same, of(|spec| spec.power = chom_protocol::vps::Power::Stopped));
+        assert_eq!(same, of(|spec| spec.start_count += 1));
+        for changed in [
+            of(|spec| spec.cores += 1),
+            of(|spec| spec.memory.0 += 1 << 20),
+            of(|spec| spec.disk.0 += 1 << 20),
+            of(|spec| spec.name = "other".parse().unwrap()),
+            of(|spec| spec.interface.mac[5] ^= 1),
+            of(|spec| spec.ssh_keys.clear()),
+            of(|spec| spec.placement += 1),
+        ] {
+            assert_ne!(same, changed);
+        }
+    }
+
+    #[test]
+    fn ours_are_known_by_mark_and_name_and_half_made_ones_have_drifted() {
+        let id = spec().id;
+        let name = GuestDefinition::guest_name(id);
+        let digest = Sha256::of(b"x");
+        let marks = |more: Value| {
+            let mut config = json!({
+                "user.chom.id": id.to_string(), "user.chom.placement": "3", "user.chom.definition": digest.to_string(),
+            });
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            config
+        };
+        let ours = |more: Value| {
+            instance(json!({ "name": name, "status": "Stopped", "config": marks(more) })).observed()
+        };
+        let made = ours(json!({ "volatile.apply_template": "create" }));
+        assert_eq!((made.vps, made.placement, made.definition), (Some(id), 3, Some(digest)));
+        assert_eq!(ours(json!({ "volatile.last_state.power": "STOPPED" })).definition, Some(digest));
+        assert_eq!(ours(json!({})).definition, Some(Sha256([0; 32])));
+        let copy =
+            instance(json!({ "name": "copy", "status": "Running", "config": marks(json!({})) })).observed();
+        assert_eq!((copy.vps, copy.placement, copy.definition), (None, 0, None));
+    }
+
+    #[test]
+    fn what_incus_calls_a_state_is_one_of_ours() {
+        let state = |status: &str| instance(json!({ "name": "x", "status": status })).state();
+        let all = ["Running", "Stopping", "Frozen", "Stopped", "Error", "Wonderful"].map(state);
+        expect![[r#"[Running, Running, Paused, Stopped, Unknown, Unknown]"#]].assert_eq(&format!("{all:?}"));
+    }
+
+    #[test]
+    fn one_state_gives_all_figures_and_what_is_missing_is_left_out() {
+        let id = spec().id;
+        let with = |state: Value| {
+            let config = json!({ "user.chom.id": id.to_string() });
+            let name = GuestDefinition::guest_name(id);
+            let points =
+                instance(json!({ "name": name, "status": "Running", "config": config, "state": state }))
+                    .points();
+            points
+                .iter()
+                .map(|point| format!("{:?} {} {}\n", point.metric, point.label, point.value))
+                .collect::<String>()
+        };
+        expect![[r#"
+            VpsCpuSeconds  0.025279793
+            VpsMemory  761856
+            VpsDiskAllocated root 4096
+            VpsNetworkReceivedBytes net0 54
+            VpsNetworkSentBytes net0 266
+        "#]]
+        .assert_eq(&with(json!({
+            "cpu": { "usage": 25_279_793, "allocated_time": 1_000_000_000 },
+            "memory": { "usage": 761_856, "total": 134_217_728 },
+            "disk": { "root": { "usage": 4096, "total": 0 } },
+            "network": {
+                "eth0": { "counters": { "bytes_received": 54, "bytes_sent": 266 } },
+                "lo": { "counters": { "bytes_received": 1, "bytes_sent": 1 } },
+            },
+        })));
+        assert_eq!(with(json!({ "cpu": null, "memory": null, "disk": null, "network": null })), "");
+    }
+}
