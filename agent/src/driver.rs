@@ -70,8 +70,10 @@ pub trait Driver: Send + Sync + 'static {
     /// What is there now.
     fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
 
-    /// Makes all that the guest needs to start: its disk over `image` (or copied from the spec's source) unless it has
-    /// one, its seed, its definition. A running guest keeps going. `image` and `user_data` are verified content.
+    /// Makes all that the guest needs to start: its disk over `image` (or copied from the spec's source) unless it has one of this build, its seed, its
+    /// definition. A disk grows where more is wanted, and never shrinks. A running guest keeps going, and takes over at
+    /// once what it can. The disk of an older build goes only when the new one is in its place; such a guest must be off.
+    /// `image` and `user_data` are verified content.
     fn prepare(
         &self,
         spec: &VpsSpec,
@@ -81,6 +83,9 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Switches a prepared guest on.
     fn start(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Halts a running guest's processors; one that is off or paused is fine. `start` lets it go on.
+    fn pause(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
 
     /// Asks a guest to shut down and returns at once.
     fn shutdown(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;

@@ -262,6 +262,7 @@ impl<D: Driver> Reconciler<D> {
                 }
                 Action::Prepare { vps, .. }
                 | Action::Start { vps, .. }
+                | Action::Pause { vps }
                 | Action::Shutdown { vps }
                 | Action::PowerOff { vps }
                 | Action::Snapshot { vps, .. }

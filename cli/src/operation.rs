@@ -33,6 +33,11 @@ pub(crate) enum OperationCommand {
         /// Its id
         id: OperationId,
     },
+    /// Takes an operation back where that is safe
+    Cancel {
+        /// Its id
+        id: OperationId,
+    },
     /// Waits until an operation has ended; fails if it failed
     Wait {
         /// Its id
@@ -84,6 +89,7 @@ pub(crate) fn run(session: &Session, command: OperationCommand) -> Result<(), Fa
             return session.screen.show(&operations, |view| table(&operations, view));
         }
         OperationCommand::Show { id } => client.get(&path(id))?,
+        OperationCommand::Cancel { id } => client.act(&format!("{}/cancel", path(id)))?,
         OperationCommand::Wait { id, timeout } => {
             let operation: OperationView = client.get(&path(id))?;
             let operation = wait(&client, operation, "", timeout.timeout)?;
@@ -158,6 +164,7 @@ pub(crate) fn outcome(operation: &OperationView) -> Result<(), Failure> {
             Some(problem) => format!("failed: {problem}"),
             None => "failed".to_owned(),
         },
+        OperationState::Cancelled => "was cancelled".to_owned(),
         OperationState::Superseded => "was not finished: a later operation took its place".to_owned(),
     };
     Err(Failure::Operation { id: operation.id.to_string(), kind: operation.kind.clone(), outcome })
@@ -171,6 +178,7 @@ pub(crate) const fn state(state: OperationState) -> (&'static str, Tone) {
         OperationState::Succeeded => ("succeeded", Tone::Good),
         OperationState::Failed => ("failed", Tone::Bad),
         OperationState::Superseded => ("superseded", Tone::Plain),
+        OperationState::Cancelled => ("cancelled", Tone::Plain),
     }
 }
 

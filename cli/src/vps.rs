@@ -17,9 +17,12 @@ use crate::operation::{self, WaitOptions};
 use crate::session::{ListOptions, Reference, Session, read_text};
 use crate::shell::eprint_line;
 
+mod change;
 mod network;
 mod render;
 mod snapshot;
+
+use change::{RebuildOptions, RenameOptions, ResizeOptions, StopOptions, SuspendOptions, UnsuspendOptions};
 
 /// Where VPSs are in the API.
 const PATH: &str = "/api/vps-servers";
@@ -44,9 +47,23 @@ pub(crate) enum VpsCommand {
     /// Starts a VPS
     Start(Target),
     /// Shuts a VPS down; it is forced off when it does not
-    Stop(Target),
+    Stop(StopOptions),
     /// Restarts a VPS
     Restart(Target),
+    /// Halts a VPS's processors; it keeps its memory
+    Pause(Target),
+    /// Lets a paused VPS go on
+    Resume(Target),
+    /// Gives a VPS another size; its disk only grows
+    Resize(ResizeOptions),
+    /// Makes a VPS anew from an image; what is on its disk is lost
+    Rebuild(RebuildOptions),
+    /// Gives a VPS another name
+    Rename(RenameOptions),
+    /// Suspends a VPS for a reason
+    Suspend(SuspendOptions),
+    /// Ends one reason for which a VPS is suspended
+    Unsuspend(UnsuspendOptions),
     /// Deletes a VPS; it is kept for a while and can be undeleted
     Delete(Target),
     /// Brings a deleted VPS back
@@ -133,18 +150,8 @@ enum AfterShutdown {
 
 impl CreateOptions {
     fn request(self) -> Result<(CreateVps, WaitOptions), Failure> {
-        let mut ssh_keys = self.ssh_keys;
-        for file in &self.ssh_key_files {
-            let text = read_text("SSH keys from", file, SSH_KEY_FILE_BYTES_MAX)?;
-            let keys = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-            ssh_keys.extend(keys.map(str::to_owned));
-        }
-        if ssh_keys.len() > SSH_KEYS_MAX {
-            let what = format!("{} SSH keys were given", ssh_keys.len());
-            return Err(Failure::usage(what, format!("give at most {SSH_KEYS_MAX}")));
-        }
-        let read = |file: &PathBuf| read_text("user data from", file, USER_DATA_BYTES_MAX);
-        let user_data = self.user_data_file.as_ref().map(read).transpose()?;
+        let ssh_keys = ssh_keys(self.ssh_keys, &self.ssh_key_files)?;
+        let user_data = user_data(self.user_data_file.as_ref())?;
         let guest_shutdown = match self.guest_shutdown {
             AfterShutdown::StayOff => GuestShutdown::StayOff,
             AfterShutdown::Restart => GuestShutdown::Restart,
@@ -154,6 +161,23 @@ impl CreateOptions {
             CreateVps { name, region, size, image, engine, network, ssh_keys, user_data, guest_shutdown };
         Ok((request, self.wait))
     }
+}
+
+fn ssh_keys(mut keys: Vec<String>, files: &[PathBuf]) -> Result<Vec<String>, Failure> {
+    for file in files {
+        let text = read_text("SSH keys from", file, SSH_KEY_FILE_BYTES_MAX)?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        keys.extend(lines.map(str::to_owned));
+    }
+    if keys.len() > SSH_KEYS_MAX {
+        let what = format!("{} SSH keys were given", keys.len());
+        return Err(Failure::usage(what, format!("give at most {SSH_KEYS_MAX}")));
+    }
+    Ok(keys)
+}
+
+fn user_data(file: Option<&PathBuf>) -> Result<Option<String>, Failure> {
+    file.map(|file| read_text("user data from", file, USER_DATA_BYTES_MAX)).transpose()
 }
 
 /// Runs `chomctl vps`.
@@ -181,8 +205,15 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             session.screen.show(&row, |view| render::details(&row, &hosts, view))
         }
         VpsCommand::Start(target) => act(session, target, "start"),
-        VpsCommand::Stop(target) => act(session, target, "stop"),
+        VpsCommand::Stop(options) => change::stop(session, options),
         VpsCommand::Restart(target) => act(session, target, "restart"),
+        VpsCommand::Pause(target) => act(session, target, "pause"),
+        VpsCommand::Resume(target) => act(session, target, "resume"),
+        VpsCommand::Resize(options) => change::resize(session, options),
+        VpsCommand::Rebuild(options) => change::rebuild(session, options),
+        VpsCommand::Rename(options) => change::rename(session, options),
+        VpsCommand::Suspend(options) => change::suspend(session, options),
+        VpsCommand::Unsuspend(options) => change::unsuspend(session, options),
         VpsCommand::Undelete(target) => act(session, target, "undelete"),
         VpsCommand::Delete(target) => {
             let client = session.client()?;

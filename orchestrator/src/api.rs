@@ -37,6 +37,7 @@ mod server;
 mod smtp;
 mod snapshots;
 mod system;
+mod vps_changes;
 mod vps_network;
 mod vps_servers;
 
@@ -168,7 +169,15 @@ fn with_system(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(authorities::list, authorities::rotate))
         .routes(routes!(authorities::retire))
         .routes(routes!(operations::list))
+        .routes(routes!(vps_changes::pause))
+        .routes(routes!(vps_changes::resume))
+        .routes(routes!(vps_changes::resize))
+        .routes(routes!(vps_changes::rebuild))
+        .routes(routes!(vps_changes::rename))
+        .routes(routes!(vps_changes::suspend))
+        .routes(routes!(vps_changes::unsuspend))
         .routes(routes!(operations::show))
+        .routes(routes!(operations::cancel))
         .routes(routes!(events::watch))
         .routes(routes!(system::openapi))
         .routes(routes!(system::healthz))

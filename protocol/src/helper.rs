@@ -40,6 +40,18 @@ pub enum HelperRequest {
         /// Which.
         vps: VpsId,
     },
+    /// Halts a running guest's processors.
+    Pause {
+        /// Which.
+        vps: VpsId,
+    },
+    /// Lets a running guest see that its disk has grown; of one that is off nothing is asked.
+    GrowDisk {
+        /// Which.
+        vps: VpsId,
+        /// To so many bytes.
+        size: Bytes,
+    },
     /// Asks the guest to shut down (ACPI) and returns at once.
     Shutdown {
         /// Which.
@@ -124,8 +136,14 @@ pub struct ObservedGuest {
     pub vps: Option<VpsId>,
     /// The placement it was defined with; 0 for a foreign guest.
     pub placement: u64,
+    /// Which build its disk is of; 0 for a foreign guest.
+    pub build: u64,
     /// Digest of the definition it was given, so that drift is seen without comparing documents.
     pub definition: Option<Sha256>,
+    /// Somebody changed what the engine keeps of it since it was given that definition.
+    pub changed_by_hand: bool,
+    /// It runs with what it was started with, and its definition has changed since in what only a start takes up.
+    pub restart_needed: bool,
     /// What it does.
     pub state: VpsState,
 }
@@ -137,6 +155,8 @@ pub struct GuestDefinition {
     pub vps: VpsId,
     /// Which placement of it.
     pub placement: u64,
+    /// Which build of it.
+    pub build: u64,
     /// Virtual processors.
     pub cores: u32,
     /// Memory.
@@ -151,6 +171,8 @@ pub struct GuestDefinition {
     pub cdrom: Option<PathBuf>,
     /// Whether it tries to boot from its CD-ROM drive first.
     pub cdrom_first: bool,
+    /// How large the guest sees it.
+    pub disk_size: Bytes,
     /// Its NoCloud seed, ISO 9660, read-only.
     pub seed: PathBuf,
     /// Where its serial console is written.
@@ -159,6 +181,8 @@ pub struct GuestDefinition {
     pub mac: [u8; 6],
     /// Where the card is plugged in; the host's end is called [`crate::network::port_name`].
     pub attachment: Attachment,
+    /// Whether the card's cable is in.
+    pub connected: bool,
 }
 
 impl GuestDefinition {
@@ -175,5 +199,13 @@ impl GuestDefinition {
     /// A path that is not UTF-8 cannot be written.
     pub fn digest(&self) -> Result<Sha256, EncodeError> {
         to_bytes(&(GUEST_LAYOUT, self)).map(|bytes| Sha256::of(&bytes))
+    }
+
+    /// The digest of what only a start takes up: all but what reaches a running guest as well.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8 cannot be written.
+    pub fn boot_digest(&self) -> Result<Sha256, EncodeError> {
+        Self { placement: 0, disk_size: Bytes(0), connected: true, ..self.clone() }.digest()
     }
 }

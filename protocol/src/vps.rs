@@ -197,8 +197,44 @@ pub struct IsoMedium {
 pub enum Power {
     /// On.
     Running,
+    /// On, its processors halted.
+    Paused,
     /// Off.
     Stopped,
+}
+
+/// What becomes of a VPS while it is suspended; its disk and addresses are kept either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Suspension {
+    /// On, cut off from its network.
+    Isolated,
+    /// Off.
+    Stopped,
+}
+
+/// Why a VPS is suspended. Several may hold at once; each ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum SuspensionReason {
+    /// It was not paid for.
+    Billing,
+    /// It harms others.
+    Abuse,
+    /// An admin's own reason.
+    Admin,
+}
+
+impl std::fmt::Display for SuspensionReason {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Billing => "billing",
+            Self::Abuse => "abuse",
+            Self::Admin => "admin",
+        })
+    }
 }
 
 /// What to do when a guest powers itself off.
@@ -289,6 +325,13 @@ pub struct VpsSpec {
     pub retained: bool,
     /// Raised by each start that an admin asked for: a guest that powered itself off starts again only then.
     pub start_count: u64,
+    /// Raised by each rebuild: a guest of an older build is made anew from the image, under the same id.
+    pub build: u64,
+    /// Suspended: what is left of it meanwhile. The reasons are the orchestrator's.
+    pub suspension: Option<Suspension>,
+    /// Seconds it is given to shut down before it is forced, by the last order to stop it; 0 is at once, none is the
+    /// host's setting.
+    pub stop_grace_seconds: Option<u32>,
     /// Virtual processors.
     pub cores: u32,
     /// Memory.
@@ -312,10 +355,26 @@ pub struct VpsSpec {
 }
 
 impl VpsSpec {
-    /// Whether the guest should be on now, all told.
+    /// What the guest should do now, all told.
+    #[must_use]
+    pub fn wanted_power(&self) -> Power {
+        match self.suspension {
+            _ if self.retained => Power::Stopped,
+            Some(Suspension::Stopped) => Power::Stopped,
+            Some(Suspension::Isolated) | None => self.power,
+        }
+    }
+
+    /// Whether the guest should run now, all told.
     #[must_use]
     pub fn wants_running(&self) -> bool {
-        self.power == Power::Running && !self.retained
+        self.wanted_power() == Power::Running
+    }
+
+    /// Whether the guest may reach its network.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.suspension.is_none()
     }
 
     /// Every image that the host must have for it.
@@ -374,6 +433,10 @@ pub struct VpsStatus {
     pub placement: u64,
     /// The `start_count` that the agent has acted on.
     pub start_count: u64,
+    /// Which build its disk is of.
+    pub build: u64,
+    /// It runs with what it was started with: a part of what is wanted waits for its next start.
+    pub restart_needed: bool,
     /// Since when it has been in this state, by the host's clock.
     pub since: UnixMillis,
     /// What keeps it from its desired state, in words for an admin: what was wrong, and what to do.

@@ -257,6 +257,8 @@ async fn converge(fleet: &Fleet, host: HostId) {
         state: VpsState::Running,
         placement: 1,
         start_count,
+        build: 0,
+        restart_needed: false,
         since: UnixMillis(0),
         problem: None,
         progress: None,

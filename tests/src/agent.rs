@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chom_agent::driver::Driver as _;
-use chom_agent::driver::fake::{FakeDriver, FakeGuest, HISTORY_EXTENSION};
+use chom_agent::driver::fake::{FAULTS_EXTENSION, FakeDriver, FakeGuest, HISTORY_EXTENSION};
 use chom_agent::ledger::Ledger;
 use chom_certs::Identity;
 use chom_protocol::{BootId, VpsId};
@@ -214,6 +214,18 @@ impl Agent {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         // What the engine shows is the same whoever asked the guest.
         runtime.block_on(engine.shutdown(vps)).unwrap();
+    }
+
+    /// Lets a call of its engine go wrong: `start fails`, `start hangs`, `start breaks`; nothing ends that.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn engine_goes_wrong(&self, how: Option<&str>) {
+        let path = self.engine_file().with_extension(FAULTS_EXTENSION);
+        match how {
+            Some(how) => fs::write(path, how).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
     }
 
     /// The file of the fake engine.

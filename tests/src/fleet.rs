@@ -115,7 +115,7 @@ pub fn is_as_desired(vps: &VpsView) -> bool {
         return false; // it is on its way out
     }
     match (vps.desired, vps.observed.state) {
-        (Power::Running, VpsState::Running) => true,
+        (Power::Running, VpsState::Running) | (Power::Paused, VpsState::Paused) => true,
         (Power::Stopped, VpsState::Stopped | VpsState::StoppedByGuest) => true,
         // Deleted before its host ever made it.
         (Power::Stopped, VpsState::Absent) => vps.deleted_at.is_some(),

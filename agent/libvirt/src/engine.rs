@@ -6,6 +6,7 @@ use std::path::Path;
 use chom_protocol::VpsId;
 use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest};
 use chom_protocol::sample::{Metric, Point};
+use chom_protocol::vps::Sha256;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
@@ -17,6 +18,9 @@ use crate::snapshot;
 use crate::state::vps_state;
 use crate::stats::{self, DomainStats};
 use crate::xml::{self, Mark};
+
+/// What is done to guests that run.
+mod live;
 
 const URI: &str = "qemu:///system";
 /// Disks and cards of one VPS that are measured; CHOM gives it at most four and one.
@@ -51,6 +55,8 @@ impl Engine {
             HelperRequest::Measure => measure(connect).map(|points| HelperReply::Measured { points }),
             HelperRequest::Define(guest) => define(connect, guest),
             HelperRequest::Start { vps } => start(connect, *vps),
+            HelperRequest::Pause { vps } => live::pause(connect, *vps),
+            HelperRequest::GrowDisk { vps, size } => live::grow_disk(connect, *vps, *size),
             HelperRequest::Shutdown { vps } => shutdown(connect, *vps),
             HelperRequest::PowerOff { vps } => power_off(connect, *vps),
             HelperRequest::Undefine { vps } => undefine(connect, *vps),
@@ -105,7 +111,13 @@ fn observe(connect: &Connect) -> Result<HelperReply, Problem> {
             name,
             vps,
             placement: mark.map_or(0, |mark| mark.placement),
+            build: mark.map_or(0, |mark| mark.build),
             definition: mark.map(|mark| mark.definition),
+            changed_by_hand: match &mark {
+                Some(mark) => mark.kept != Some(kept(&stats.domain).map_err(Problem::libvirt(doing))?),
+                None => false,
+            },
+            restart_needed: mark.is_some_and(|mark| live::waits_for_start(&stats.domain, &mark)),
             state: vps_state(state, part("state.reason").unwrap_or(0)),
         });
     }
@@ -167,21 +179,40 @@ fn define(connect: &Connect, guest: &GuestDefinition) -> Result<HelperReply, Pro
     let definition = guest.digest().map_err(|error| {
         Problem::State(format!("the definition of VPS {} cannot be written: {error}", guest.vps))
     })?;
-    let mark = Mark { placement: guest.placement, definition };
+    let boot = guest.boot_digest().ok();
+    let mut mark = Mark { placement: guest.placement, build: guest.build, definition, boot, kept: None };
+    let doing = || format!("cannot define the guest of VPS {}", guest.vps);
     if let Some(domain) = find_ours(connect, guest.vps)? {
         let is = marked(&domain).map_err(Problem::libvirt("cannot read the guest's metadata"))?;
         // Not even the same document again: libvirt would choose a newer machine type for it.
-        if is == Some(mark) {
+        let now = Some(kept(&domain).map_err(Problem::libvirt(doing()))?);
+        if is == Some(Mark { kept: now, ..mark }) {
             return Ok(HelperReply::Done);
         }
+        // First what runs: the mark then says that all of it was done.
+        live::follow(&domain, guest, is.map_or(0, |is| is.build))?;
     }
     ensure_network(connect)?;
     let document = xml::domain(guest, &mark).map_err(Problem::State)?;
-    let domain = connect
-        .define_domain_xml(&document)
-        .map_err(Problem::libvirt(format!("cannot define the guest of VPS {}", guest.vps)))?;
+    let domain = connect.define_domain_xml(&document).map_err(Problem::libvirt(doing()))?;
+    // libvirt fills in what the document left open: what it keeps is what a change by hand is measured against.
+    mark.kept = Some(kept(&domain).map_err(Problem::libvirt(doing()))?);
+    domain
+        .set_metadata(
+            i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(i32::MAX),
+            Some(&mark.element("")),
+            Some("chom"),
+            Some(xml::NAMESPACE),
+            sys::VIR_DOMAIN_AFFECT_CONFIG,
+        )
+        .map_err(Problem::libvirt(doing()))?;
     change_medium(&domain, guest)?;
     Ok(HelperReply::Done)
+}
+
+/// The digest of what libvirt keeps of a domain for its next start.
+fn kept(domain: &Domain) -> Result<Sha256, Error> {
+    Ok(xml::kept(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?))
 }
 
 /// Puts another medium into the drive of a guest that runs, or takes it out, at once.
@@ -274,11 +305,16 @@ pub(crate) fn find_ours(connect: &Connect, vps: VpsId) -> Result<Option<Domain>,
     }
 }
 
-/// CHOM's mark on a domain; none on a foreign one.
+/// CHOM's mark on a domain; none on a foreign one. Of the definition that the next start takes, not of the one that runs:
+/// that is what drift is measured against.
 fn marked(domain: &Domain) -> Result<Option<Mark>, Error> {
+    mark_of(domain, sys::VIR_DOMAIN_AFFECT_CONFIG)
+}
+
+/// CHOM's mark on what a domain will be, or on what it is while it runs.
+fn mark_of(domain: &Domain, which: u32) -> Result<Option<Mark>, Error> {
     let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(i32::MAX);
-    // Of the definition that the next start takes, not of the one that runs: that is what drift is measured against.
-    let text = match domain.metadata(kind, Some(xml::NAMESPACE), sys::VIR_DOMAIN_AFFECT_CONFIG) {
+    let text = match domain.metadata(kind, Some(xml::NAMESPACE), which) {
         // A transient domain has no stored definition, and none of ours is transient.
         Err(error) if is(&error, ErrorNumber::OperationInvalid) => return Ok(None),
         other => other,

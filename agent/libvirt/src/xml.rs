@@ -21,7 +21,67 @@ const BALLOON_PERIOD_SECONDS: u32 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) placement: u64,
+    pub(crate) build: u64,
     pub(crate) definition: Sha256,
+    /// Of what only a start takes up; none on a guest that an older release defined.
+    pub(crate) boot: Option<Sha256>,
+    /// Of the document that libvirt made of it, this mark apart; none until it has.
+    pub(crate) kept: Option<Sha256>,
+}
+
+impl Mark {
+    /// The mark as an element of the domain's metadata.
+    pub(crate) fn element(&self, prefix: &str) -> String {
+        let Self { placement, build, definition, boot, kept } = self;
+        let (space, tag) = match prefix {
+            "" => (format!("xmlns='{NAMESPACE}'"), "guest".to_owned()),
+            prefix => (format!("xmlns:{prefix}='{NAMESPACE}'"), format!("{prefix}:guest")),
+        };
+        let mut element =
+            format!("<{tag} {space} placement='{placement}' build='{build}' definition='{definition}'");
+        for (name, digest) in [("boot", boot), ("kept", kept)] {
+            if let Some(digest) = digest {
+                // Writing to a String cannot fail.
+                let _ = write!(element, " {name}='{digest}'");
+            }
+        }
+        element + "/>"
+    }
+}
+
+/// What a stored document says of the guest, as a digest: all but the metadata, where the mark itself is.
+pub(crate) fn kept(document: &str) -> Sha256 {
+    let without = match (document.find("<metadata>"), document.find("</metadata>")) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &document[..from], &document[to..]),
+        _ => document.to_owned(),
+    };
+    Sha256::of(without.as_bytes())
+}
+
+/// The cards of a running domain whose cable is not as wanted, as they should be: everything else about them is as the
+/// document has it.
+pub(crate) fn cards_to_switch(document: &str, connected: bool) -> Vec<String> {
+    let mut cards = Vec::new();
+    let mut rest = document;
+    while let Some(from) = rest.find("<interface ") {
+        let Some(length) = rest[from..].find("</interface>") else { break };
+        let inside = &rest[from..from + length];
+        rest = &rest[from + length..];
+        let is_down =
+            ["<link state='down'/>", "<link state=\"down\"/>"].iter().any(|link| inside.contains(link));
+        if is_down != connected {
+            continue;
+        }
+        let mut card = inside.to_owned();
+        for quote in ['\'', '"'] {
+            for state in ["up", "down"] {
+                card = card.replace(&format!("<link state={quote}{state}{quote}/>"), "");
+            }
+        }
+        let state = if connected { "up" } else { "down" };
+        cards.push(format!("{}<link state='{state}'/></interface>", card.trim_end()));
+    }
+    cards
 }
 
 /// The network: behind NAT, the host is 10.155.0.1. Addresses are the orchestrator's to give (the seed has them), so
@@ -73,7 +133,7 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
   <name>{name}</name>
   <uuid>{uuid}</uuid>
   <metadata>
-    <chom:guest xmlns:chom='{NAMESPACE}' placement='{placement}' definition='{definition}'/>
+    {mark}
   </metadata>
   <memory unit='b'>{memory}</memory>
   <vcpu placement='static'>{cores}</vcpu>
@@ -118,8 +178,7 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
 ",
         card = card(guest),
         uuid = guest.vps,
-        placement = mark.placement,
-        definition = mark.definition,
+        mark = mark.element("chom"),
         memory = guest.memory.0,
         cores = guest.cores,
     );
@@ -130,6 +189,7 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
 fn card(guest: &GuestDefinition) -> String {
     let mac = guest.mac.map(|byte| format!("{byte:02x}")).join(":");
     let port = port_name(guest.vps);
+    let cable = if guest.connected { "" } else { "\n      <link state='down'/>" };
     // Names of bridges are letters, digits and `-_.`: nothing in them is escaped.
     let (kind, source) = match &guest.attachment {
         Attachment::Nat => ("network", format!("<source network='{NETWORK}'/>")),
@@ -141,7 +201,7 @@ fn card(guest: &GuestDefinition) -> String {
     };
     format!(
         "    <interface type='{kind}'>\n      <mac address='{mac}'/>\n      {source}\n      <target dev='{port}'/>\n      \
-         <model type='virtio'/>\n    </interface>"
+         <model type='virtio'/>{cable}\n    </interface>"
     )
 }
 
@@ -183,8 +243,15 @@ pub(crate) fn medium(document: &str) -> Option<&str> {
 pub(crate) fn mark(metadata: &str) -> Option<Mark> {
     Some(Mark {
         placement: attribute(metadata, "placement")?.parse().ok()?,
-        definition: Sha256::try_from(attribute(metadata, "definition")?.to_owned()).ok()?,
+        build: attribute(metadata, "build").map_or(Some(0), |build| build.parse().ok())?,
+        definition: digest(metadata, "definition")?,
+        boot: digest(metadata, "boot"),
+        kept: digest(metadata, "kept"),
     })
+}
+
+fn digest(element: &str, name: &str) -> Option<Sha256> {
+    Sha256::try_from(attribute(element, name)?.to_owned()).ok()
 }
 
 /// An attribute of the first element. Its values here are numbers and digests: nothing in them is escaped.
@@ -244,6 +311,7 @@ mod tests {
         GuestDefinition {
             vps: "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e".parse().unwrap(),
             placement: 3,
+            build: 0,
             cores: 2,
             memory: Bytes::mib(256),
             acceleration: Acceleration::Tcg,
@@ -251,16 +319,21 @@ mod tests {
             rescue: None,
             cdrom: None,
             cdrom_first: false,
+            disk_size: Bytes::gib(1),
             seed: folder.join("seed.iso"),
             console_log: folder.join("console.log"),
             mac: [0x52, 0x54, 0, 0xab, 1, 0xff],
             attachment: Attachment::Nat,
+            connected: true,
         }
     }
 
+    fn blank() -> Mark {
+        Mark { placement: 3, build: 0, definition: Sha256::of(b""), boot: None, kept: None }
+    }
+
     fn render(guest: &GuestDefinition) -> String {
-        let mark = Mark { placement: guest.placement, definition: Sha256::of(b"") };
-        domain(guest, &mark).unwrap()
+        domain(guest, &blank()).unwrap()
     }
 
     #[test]
@@ -270,7 +343,7 @@ mod tests {
               <name>chom-0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e</name>
               <uuid>0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e</uuid>
               <metadata>
-                <chom:guest xmlns:chom='urn:chom:guest:1' placement='3' definition='e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'/>
+                <chom:guest xmlns:chom='urn:chom:guest:1' placement='3' build='0' definition='e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'/>
               </metadata>
               <memory unit='b'>268435456</memory>
               <vcpu placement='static'>2</vcpu>
@@ -420,20 +493,55 @@ mod tests {
     }
 
     #[test]
+    fn only_the_cable_of_a_running_guests_card_is_switched() {
+        let card = |link: &str| {
+            format!(
+                "<domain><devices><interface type='network'>\n  <mac address='52:54:00:00:00:01'/>\n  \
+                 <target dev='vnet3'/>{link}\n</interface></devices></domain>"
+            )
+        };
+        let (up, down) = (card(""), card("<link state='down'/>"));
+        assert_eq!((cards_to_switch(&up, true), cards_to_switch(&down, false)), (vec![], vec![]));
+        expect![[r#"
+            <interface type='network'>
+              <mac address='52:54:00:00:00:01'/>
+              <target dev='vnet3'/><link state='down'/></interface>
+            <interface type='network'>
+              <mac address='52:54:00:00:00:01'/>
+              <target dev='vnet3'/><link state='up'/></interface>
+        "#]]
+        .assert_eq(&format!("{}\n{}\n", cards_to_switch(&up, false)[0], cards_to_switch(&down, true)[0]));
+        let isolated = render(&GuestDefinition { connected: false, ..guest() });
+        assert!(isolated.contains("<link state='down'/>") && cards_to_switch(&isolated, false).is_empty());
+    }
+
+    #[test]
+    fn what_libvirt_keeps_is_told_apart_by_all_but_the_mark() {
+        let document = |memory: u32, mark: &str| {
+            format!("<domain><metadata>{mark}</metadata><memory>{memory}</memory></domain>")
+        };
+        assert_eq!(kept(&document(1, "a")), kept(&document(1, "b")));
+        assert_ne!(kept(&document(1, "a")), kept(&document(2, "a")));
+    }
+
+    #[test]
     fn paths_are_escaped_or_refused() {
         let hostile = GuestDefinition { disk: "/a'/><x y=\"&".into(), ..guest() };
         assert!(render(&hostile).contains("file='/a&apos;/&gt;&lt;x y=&quot;&amp;'"));
         for bad in ["/a\nb", "relative", "/a\0"] {
             let guest = GuestDefinition { seed: bad.into(), ..guest() };
-            let mark = Mark { placement: 1, definition: Sha256::of(b"") };
-            assert!(domain(&guest, &mark).is_err(), "{bad:?}");
+            assert!(domain(&guest, &blank()).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn a_mark_is_read_back_however_libvirt_writes_it() {
         let digest = Sha256::of(b"x");
-        let want = Some(Mark { placement: 7, definition: digest });
+        let want = Some(Mark { placement: 7, definition: digest, ..blank() });
+        let full =
+            Mark { placement: 7, build: 2, definition: digest, boot: Some(digest), kept: Some(digest) };
+        assert_eq!(mark(&full.element("chom")), Some(full));
+        assert_eq!(mark(&full.element("")), Some(full));
         for text in [
             format!("<guest placement=\"7\" definition=\"{digest}\"/>"),
             format!("<chom:guest xmlns:chom='{NAMESPACE}' definition='{digest}' placement='7'></chom:guest>"),

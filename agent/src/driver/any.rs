@@ -67,6 +67,10 @@ impl Driver for AnyDriver {
         each!(self, driver => driver.start(vps).await)
     }
 
+    async fn pause(&self, vps: VpsId) -> Result<(), DriverError> {
+        each!(self, driver => driver.pause(vps).await)
+    }
+
     async fn shutdown(&self, vps: VpsId) -> Result<(), DriverError> {
         each!(self, driver => driver.shutdown(vps).await)
     }

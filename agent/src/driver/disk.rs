@@ -110,6 +110,16 @@ pub enum DiskError {
         /// From which snapshot.
         name: SnapshotName,
     },
+    /// What was written beyond the new end would be lost.
+    #[error(
+        "its disk has {disk}, and only {wanted} are wanted: disks never shrink; order at least what it has"
+    )]
+    Shrinks {
+        /// What it has.
+        disk: Bytes,
+        /// What is wanted.
+        wanted: Bytes,
+    },
     /// Not a folder that the agent made.
     #[error("`{}` is not a folder but something else: the agent did not make it and leaves it; remove it by hand", path.display())]
     Folder {
@@ -123,7 +133,11 @@ impl DiskError {
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Io { .. } | Self::Command(_) | Self::Answer { .. } | Self::Source { .. } => true,
-            Self::Image { .. } | Self::Format { .. } | Self::Small { .. } | Self::Folder { .. } => false,
+            Self::Image { .. }
+            | Self::Shrinks { .. }
+            | Self::Format { .. }
+            | Self::Small { .. }
+            | Self::Folder { .. } => false,
         }
     }
 }
@@ -159,7 +173,7 @@ impl Disks {
     pub(crate) fn files(&self, spec: &VpsSpec) -> VpsFiles {
         let folder = self.folder(spec.id);
         VpsFiles {
-            disk: self.disk(spec.id),
+            disk: folder.join(disk_name(spec.build)),
             rescue: spec.rescue.as_ref().map(|image| {
                 let digest = image.sha256.to_string();
                 folder.join(format!("{RESCUE_PREFIX}{}.qcow2", &digest[..16]))
@@ -208,8 +222,23 @@ impl Disks {
         Ok(files)
     }
 
-    /// Removes seeds and rescue disks that the guest's definition does not name any more. A guest that runs keeps what it
-    /// has open.
+    /// How large a guest sees its disk, and whether somebody uses it or not.
+    pub(crate) async fn size(&self, files: &VpsFiles) -> Result<Bytes, DiskError> {
+        let info = image_info(&files.disk, &["info", "--output=json", "-U", "-f", "qcow2"]).await?;
+        Ok(Bytes(info.virtual_size))
+    }
+
+    /// Makes the disk of a guest that is off larger. QEMU's lock on the file keeps it from one that is on.
+    pub(crate) async fn grow(&self, files: &VpsFiles, size: Bytes) -> Result<(), DiskError> {
+        let mut arguments = options(&["resize", "-q", "-f", "qcow2"]);
+        arguments.push((&files.disk).into());
+        arguments.push(size.0.to_string().into());
+        QEMU_IMG.succeed(&arguments).await?;
+        sync(&files.disk)
+    }
+
+    /// Removes seeds and rescue disks that the guest's definition does not name any more, and disks of older builds. A guest that runs
+    /// keeps what it has open.
     pub(crate) fn remove_old_files(&self, files: &VpsFiles) -> Result<(), DiskError> {
         let read = io_error("read the folder", &files.folder);
         for entry in fs::read_dir(&files.folder).map_err(read)? {
@@ -217,7 +246,7 @@ impl Disks {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let old_seed = name.starts_with(SEED_PREFIX) && name.ends_with(SEED_SUFFIX) && path != files.seed;
             let old_rescue = name.starts_with(RESCUE_PREFIX) && Some(&path) != files.rescue.as_ref();
-            if old_seed || old_rescue {
+            if old_seed || old_rescue || build_of(name) < build_of_path(&files.disk) {
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
             }
         }
@@ -237,6 +266,22 @@ impl Disks {
         fs::remove_dir_all(&folder).map_err(io_error("remove the folder", &folder))?;
         sync(&self.root)
     }
+}
+
+/// The name of the disk of a build: another one for each, so that the old disk is whole until the new one is in use.
+fn disk_name(build: u64) -> String {
+    if build == 0 { "disk.qcow2".to_owned() } else { format!("disk-{build}.qcow2") }
+}
+
+/// Of which build a file of this name is the disk; the greatest number for what is no disk at all.
+fn build_of(name: &str) -> u64 {
+    let number = name.strip_prefix("disk-").and_then(|rest| rest.strip_suffix(".qcow2"));
+    let build = if name == disk_name(0) { Some(0) } else { number.and_then(|number| number.parse().ok()) };
+    build.unwrap_or(u64::MAX)
+}
+
+fn build_of_path(disk: &Path) -> u64 {
+    disk.file_name().and_then(|name| name.to_str()).map_or(0, build_of)
 }
 
 /// Makes a disk that stands on an image; as large as the image where no size is given.
@@ -266,11 +311,7 @@ async fn create_overlay(
 
 /// Refuses an image that would show a guest other files of the host, or that does not fit.
 async fn check_image(image: &Path, format: &str, size: Option<Bytes>) -> Result<(), DiskError> {
-    let mut arguments = options(&["info", "--output=json", "-f", format]);
-    arguments.push(image.into());
-    let answer = QEMU_IMG.succeed(&arguments).await?;
-    let info: ImageInfo = serde_json::from_slice(&answer)
-        .map_err(|source| DiskError::Answer { path: image.to_owned(), source })?;
+    let info = image_info(image, &["info", "--output=json", "-f", format]).await?;
     let data_file = info.format_specific.and_then(|specific| specific.data.data_file);
     if let Some(refers) = info.backing_filename.or(data_file) {
         return Err(DiskError::Image { path: image.to_owned(), refers });
@@ -281,6 +322,13 @@ async fn check_image(image: &Path, format: &str, size: Option<Bytes>) -> Result<
         }
         _ => Ok(()),
     }
+}
+
+async fn image_info(path: &Path, question: &[&str]) -> Result<ImageInfo, DiskError> {
+    let mut arguments = options(question);
+    arguments.push(path.into());
+    let answer = QEMU_IMG.succeed(&arguments).await?;
+    serde_json::from_slice(&answer).map_err(|source| DiskError::Answer { path: path.to_owned(), source })
 }
 
 async fn create_seed(spec: &VpsSpec, user_data: Option<&[u8]>, files: &VpsFiles) -> Result<(), DiskError> {
@@ -385,6 +433,25 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["disk.qcow2", changed.seed.file_name().unwrap().to_str().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_disk_grows_and_each_build_has_one_of_its_own_that_takes_the_place_of_the_older_ones() {
+        let Some((_folder, disks, image)) = setting().await else { return };
+        let mut spec = VpsSpec { disk: Bytes::mib(16), ..spec() };
+        let first = disks.prepare(&spec, &image, None, None).await.unwrap();
+        assert_eq!(disks.size(&first).await.unwrap(), Bytes::mib(16));
+        disks.grow(&first, Bytes::mib(24)).await.unwrap();
+        assert_eq!(disks.size(&first).await.unwrap(), Bytes::mib(24));
+
+        spec.build = 2;
+        let second = disks.prepare(&spec, &image, None, None).await.unwrap();
+        assert!(first.disk.exists() && second.disk.exists(), "both are whole until the new one is in use");
+        disks.remove_old_files(&second).unwrap();
+        assert!(!first.disk.exists() && second.disk.exists());
+        // Looked at with the eyes of an older build, the newer disk is not an old one.
+        disks.remove_old_files(&first).unwrap();
+        assert!(second.disk.exists());
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use chom_protocol::helper::{GuestDefinition, ObservedGuest};
 use chom_protocol::host::{Acceleration, EngineStatus};
 use chom_protocol::sample::{Metric, Point};
 use chom_protocol::vps::{CloneSource, Engine, Sha256, SnapshotStatus, VpsSpec, VpsState};
-use chom_protocol::{UnixMillis, VpsId};
+use chom_protocol::{Bytes, UnixMillis, VpsId};
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{SnapshotName, Snapshots};
@@ -31,6 +31,8 @@ pub enum Call {
     Prepare,
     /// `start`.
     Start,
+    /// `pause`.
+    Pause,
     /// `shutdown`.
     Shutdown,
     /// `power_off`.
@@ -54,6 +56,8 @@ pub enum Fault {
     Fails(DriverError),
     /// It never returns.
     Hangs,
+    /// It is done, and then said to have failed.
+    Breaks,
 }
 
 /// One guest.
@@ -69,8 +73,18 @@ pub struct FakeGuest {
     pub deaf: bool,
     /// How often it was switched on.
     pub starts: u64,
-    /// How often its disk was made; more than once would be a lost disk.
+    /// How often its disk was made; more than once for a build would be a lost disk.
     pub disks: u64,
+    /// Which build its disk is of.
+    pub build: u64,
+    /// Size of its disk.
+    pub disk: Bytes,
+    /// Whether it can reach its network.
+    pub connected: bool,
+    /// What only a start takes up: as it is defined, and as it was switched on with.
+    pub boot: (Sha256, Option<Sha256>),
+    /// Somebody changed it by hand.
+    pub changed_by_hand: bool,
     /// What is on its disk, for tests to write and to find again.
     #[serde(default)]
     pub content: String,
@@ -112,6 +126,9 @@ pub struct World {
 
 /// Of the file beside a world's own that says, a line each, which disks were made and destroyed over its whole life.
 pub const HISTORY_EXTENSION: &str = "history";
+/// Of the file beside a world's own that says, a line each, what goes wrong in an agent that is a process: `start fails`,
+/// `start hangs`, or `start breaks`: it is done, and said to have failed.
+pub const FAULTS_EXTENSION: &str = "faults";
 /// Most entries of the journal, so that a long simulation does not grow.
 const JOURNAL_ENTRIES_MAX: usize = 10_000;
 
@@ -120,9 +137,32 @@ impl World {
         if self.journal.len() < JOURNAL_ENTRIES_MAX {
             self.journal.push((call, vps));
         }
-        let Some(file) = &self.file else { return Ok(()) };
-        write_sealed(file, FORMAT, &self.guests)
-            .map_err(|error| DriverError::passing(format!("cannot write `{}`: {error}", file.display())))
+        if let Some(file) = &self.file {
+            write_sealed(file, FORMAT, &self.guests).map_err(|error| {
+                DriverError::passing(format!("cannot write `{}`: {error}", file.display()))
+            })?;
+        }
+        match self.fault(call, Some(vps)) {
+            Some(Fault::Breaks) => Err(DriverError::passing("the fake engine ended half-way")),
+            Some(Fault::Fails(_) | Fault::Hangs) | None => Ok(()),
+        }
+    }
+
+    fn fault(&self, call: Call, vps: Option<VpsId>) -> Option<Fault> {
+        let fault = self.faults.get(&(call, vps)).or_else(|| self.faults.get(&(call, None)));
+        fault.cloned().or_else(|| self.ordered_fault(call))
+    }
+
+    /// What the file of faults says of a call.
+    fn ordered_fault(&self, call: Call) -> Option<Fault> {
+        let text = std::fs::read_to_string(self.file.as_ref()?.with_extension(FAULTS_EXTENSION)).ok()?;
+        let name = format!("{call:?}").to_lowercase();
+        let said = text.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix(' '))?;
+        Some(match said {
+            "hangs" => Fault::Hangs,
+            "breaks" => Fault::Breaks,
+            _ => Fault::Fails(DriverError::passing("the fake engine was told to fail")),
+        })
     }
 
     /// Notes, behind the world's file, what a kill of the agent must not make happen twice. After the world itself: a kill
@@ -206,14 +246,13 @@ impl FakeDriver {
     async fn enter(&self, call: Call, vps: Option<VpsId>) -> Result<(), DriverError> {
         let (latency, fault) = {
             let world = self.world();
-            let fault = world.faults.get(&(call, vps)).or_else(|| world.faults.get(&(call, None)));
-            (world.latency, fault.cloned())
+            (world.latency, world.fault(call, vps))
         };
         if latency > Duration::ZERO {
             tokio::time::sleep(latency).await;
         }
         match fault {
-            None => Ok(()),
+            None | Some(Fault::Breaks) => Ok(()),
             Some(Fault::Fails(error)) => Err(error),
             Some(Fault::Hangs) => std::future::pending().await,
         }
@@ -222,8 +261,25 @@ impl FakeDriver {
 
 fn digest(spec: &VpsSpec) -> Sha256 {
     let media: Vec<String> = spec.images().map(|image| image.sha256.to_string()).collect();
-    let text = format!("{} {} {} {}", spec.placement, spec.cores, spec.memory.0, media.join(" "));
+    let text = format!(
+        "{} {} {} {} {}",
+        spec.placement,
+        spec.disk.0,
+        spec.is_connected(),
+        boot_digest(spec),
+        media.join(" ")
+    );
     Sha256::of(text.as_bytes())
+}
+
+/// Of what only a start takes up.
+fn boot_digest(spec: &VpsSpec) -> Sha256 {
+    let text = format!("{} {} {} {} {}", spec.name, spec.build, spec.cores, spec.memory.0, spec.image.sha256);
+    Sha256::of(text.as_bytes())
+}
+
+fn is_on(state: VpsState) -> bool {
+    matches!(state, VpsState::Running | VpsState::Paused)
 }
 
 impl Driver for FakeDriver {
@@ -243,14 +299,20 @@ impl Driver for FakeDriver {
             name: GuestDefinition::guest_name(vps),
             vps: Some(vps),
             placement: guest.placement,
+            build: guest.build,
             definition: Some(guest.definition),
+            changed_by_hand: guest.changed_by_hand,
+            restart_needed: is_on(guest.state) && guest.boot.1 != Some(guest.boot.0),
             state: guest.state,
         });
         let foreign = world.foreign.iter().map(|(name, &state)| ObservedGuest {
             name: name.clone(),
             vps: None,
             placement: 0,
+            build: 0,
             definition: None,
+            changed_by_hand: false,
+            restart_needed: false,
             state,
         });
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -282,23 +344,57 @@ impl Driver for FakeDriver {
             disks: 1,
             content,
             snapshots: BTreeMap::new(),
+            build: spec.build,
+            disk: spec.disk,
+            connected: spec.is_connected(),
+            boot: (boot_digest(spec), None),
+            changed_by_hand: false,
         });
-        guest.placement = spec.placement;
-        guest.definition = digest(spec);
+        let rebuilt = guest.build < spec.build;
+        if rebuilt && is_on(guest.state) {
+            return Err(DriverError::passing(format!("VPS {} is on: its disk is in use", spec.id)));
+        }
+        if rebuilt {
+            (guest.build, guest.disks, guest.disk) = (spec.build, guest.disks + 1, spec.disk);
+        }
+        if spec.disk < guest.disk {
+            return Err(DriverError::lasting(format!("the disk has {}: disks never shrink", guest.disk)));
+        }
+        (guest.placement, guest.definition) = (spec.placement, digest(spec));
+        (guest.disk, guest.connected, guest.changed_by_hand) = (spec.disk, spec.is_connected(), false);
+        guest.boot.0 = boot_digest(spec);
         world.save(Call::Prepare, spec.id)?;
-        if fresh { world.note("made", spec.id) } else { Ok(()) }
+        match (fresh, rebuilt) {
+            (true, _) => world.note("made", spec.id),
+            (false, true) => world.note(&format!("rebuilt-{}", spec.build), spec.id),
+            (false, false) => Ok(()),
+        }
     }
 
     async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
         self.enter(Call::Start, Some(vps)).await?;
         let mut world = self.world();
         let guest = world.guest(vps)?;
-        if guest.state == VpsState::Running {
-            return Ok(());
+        match guest.state {
+            VpsState::Running => return Ok(()),
+            VpsState::Paused => {}
+            _ => {
+                guest.boot.1 = Some(guest.boot.0);
+                guest.starts += 1;
+            }
         }
         guest.state = VpsState::Running;
-        guest.starts += 1;
         world.save(Call::Start, vps)
+    }
+
+    async fn pause(&self, vps: VpsId) -> Result<(), DriverError> {
+        self.enter(Call::Pause, Some(vps)).await?;
+        let mut world = self.world();
+        let guest = world.guest(vps)?;
+        if guest.state == VpsState::Running {
+            guest.state = VpsState::Paused;
+        }
+        world.save(Call::Pause, vps)
     }
 
     async fn shutdown(&self, vps: VpsId) -> Result<(), DriverError> {
@@ -324,7 +420,7 @@ impl Driver for FakeDriver {
     async fn destroy(&self, vps: VpsId) -> Result<(), DriverError> {
         self.enter(Call::Destroy, Some(vps)).await?;
         let mut world = self.world();
-        if world.guests.get(&vps).is_some_and(|guest| guest.state == VpsState::Running) {
+        if world.guests.get(&vps).is_some_and(|guest| is_on(guest.state)) {
             return Err(DriverError::passing(format!("VPS {vps} is running")));
         }
         let was_there = world.guests.remove(&vps).is_some();

@@ -248,6 +248,8 @@ pub(crate) fn name(request: &HelperRequest) -> &'static str {
         HelperRequest::Observe => "Observe",
         HelperRequest::Define(_) => "Define",
         HelperRequest::Start { .. } => "Start",
+        HelperRequest::Pause { .. } => "Pause",
+        HelperRequest::GrowDisk { .. } => "GrowDisk",
         HelperRequest::Shutdown { .. } => "Shutdown",
         HelperRequest::PowerOff { .. } => "PowerOff",
         HelperRequest::Undefine { .. } => "Undefine",

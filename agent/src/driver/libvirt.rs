@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chom_protocol::VpsId;
 use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, SnapshotChange};
 use chom_protocol::host::EngineStatus;
 use chom_protocol::sample::Point;
 use chom_protocol::vps::{CloneSource, Engine, Sha256, VpsSpec};
+use chom_protocol::{Bytes, VpsId};
 use tracing::warn;
 
 use super::acceleration::Verdict;
-use super::disk::{DiskError, Disks};
+use super::disk::{DiskError, Disks, VpsFiles};
 use super::helper::{Helper, HelperError};
 use super::snapshot::{SnapshotName, Snapshots};
 use super::{Driver, DriverError, Observed};
@@ -30,6 +30,9 @@ const ACTION_SECONDS_MAX: u64 = 90;
 /// QEMU counts the references of the whole disk; of a large one on a slow disk that takes minutes. The guest's own reads
 /// and writes wait meanwhile.
 const SNAPSHOT_SECONDS_MAX: u64 = 540;
+
+/// What QEMU rounds the sizes of disks up to.
+const SECTOR_BYTES: u64 = 512;
 
 /// VMs by libvirt and QEMU.
 #[derive(Debug)]
@@ -61,6 +64,7 @@ impl LibvirtDriver {
         GuestDefinition {
             vps: spec.id,
             placement: spec.placement,
+            build: spec.build,
             cores: spec.cores,
             memory: spec.memory,
             acceleration: self.verdict.acceleration,
@@ -68,10 +72,30 @@ impl LibvirtDriver {
             rescue: files.rescue,
             cdrom: spec.iso.as_ref().map(|medium| self.images.path(medium.image.sha256)),
             cdrom_first: spec.iso.as_ref().is_some_and(|medium| medium.boot_first),
+            disk_size: spec.disk,
             seed: files.seed,
             console_log: files.console_log,
             mac: spec.interface.mac,
             attachment: spec.interface.attachment.clone(),
+            connected: spec.is_connected(),
+        }
+    }
+
+    /// Brings the disk to its size, of a guest that runs as well as of one that is off.
+    async fn grow(&self, spec: &VpsSpec, files: &VpsFiles) -> Result<(), DriverError> {
+        let has = self.disks.size(files).await?;
+        let wanted = Bytes(spec.disk.0.next_multiple_of(SECTOR_BYTES));
+        if has > wanted {
+            return Err(DiskError::Shrinks { disk: has, wanted: spec.disk }.into());
+        }
+        if has == wanted {
+            return Ok(());
+        }
+        let request = HelperRequest::GrowDisk { vps: spec.id, size: wanted };
+        match self.ask(&request, ACTION_SECONDS_MAX).await? {
+            HelperReply::Done => Ok(()),
+            HelperReply::Off => Ok(self.disks.grow(files, wanted).await?),
+            _ => Err(unexpected(&request)),
         }
     }
 
@@ -175,6 +199,7 @@ impl Driver for LibvirtDriver {
         }
         let rescue = spec.rescue.as_ref().map(|image| self.images.path(image.sha256));
         let files = self.disks.prepare(spec, image, rescue.as_deref(), user_data).await?;
+        self.grow(spec, &files).await?;
         self.act(HelperRequest::Define(Box::new(self.guest(spec)))).await?;
         self.disks.remove_old_files(&files)?;
         Ok(())
@@ -182,6 +207,10 @@ impl Driver for LibvirtDriver {
 
     async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
         self.act(HelperRequest::Start { vps }).await
+    }
+
+    async fn pause(&self, vps: VpsId) -> Result<(), DriverError> {
+        self.act(HelperRequest::Pause { vps }).await
     }
 
     async fn shutdown(&self, vps: VpsId) -> Result<(), DriverError> {
@@ -287,6 +316,10 @@ mod tests {
             of(|spec| spec.rescue = Some(spec.image.clone())),
             of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone(), boot_first: false })),
             of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone(), boot_first: true })),
+            of(|spec| spec.disk.0 += 1 << 20),
+            of(|spec| spec.build += 1),
+            of(|spec| spec.name = "other".parse().unwrap()),
+            of(|spec| spec.suspension = Some(chom_protocol::vps::Suspension::Isolated)),
         ] {
             assert_ne!(same, changed);
         }

@@ -61,6 +61,7 @@ pub(super) async fn engine<D: Driver>(
         match action {
             Action::Prepare { .. } => prepare(&*driver, &images, spec).await,
             Action::Start { .. } => driver.start(vps).await,
+            Action::Pause { .. } => driver.pause(vps).await,
             Action::Shutdown { .. } => driver.shutdown(vps).await,
             Action::PowerOff { .. } => driver.power_off(vps).await,
             Action::Snapshot { change, name, .. } => match (change, spec) {

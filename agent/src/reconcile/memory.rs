@@ -116,14 +116,19 @@ impl Memory {
                 memory.running_in = (guest.state == VpsState::Running).then_some(boot);
                 continue;
             }
-            let wants_running = want.power == Power::Running && !want.retained;
-            match (guest.state, wants_running) {
+            match (guest.state, want.wanted_power() != Power::Stopped) {
                 (VpsState::Running | VpsState::Paused, _) => {
                     memory.running_in = Some(boot);
                     memory.off_by_guest = false;
                     // One that runs with something else than it should boot has not been started as asked.
                     let rescue = want.rescue.as_ref().map(|image| image.sha256);
-                    if wants_running && memory.stopping.is_none() && memory.rescue == rescue {
+                    // One that is paused has not followed an order to start.
+                    let follows = guest.state == VpsState::Running && want.wants_running();
+                    if follows
+                        && memory.stopping.is_none()
+                        && guest.build >= want.build
+                        && memory.rescue == rescue
+                    {
                         memory.start_count = memory.start_count.max(want.start_count);
                     }
                 }
@@ -178,7 +183,7 @@ impl Memory {
     /// Marks that an action is about to be done. On disk before it is.
     pub fn begin(&mut self, action: &Action, desired: Option<&HostSpec>, now: UnixMillis) {
         match *action {
-            Action::Fetch { .. } => {}
+            Action::Fetch { .. } | Action::Pause { .. } => {}
             Action::Prepare { vps, placement } => self.vps.entry(vps).or_default().placement = placement,
             Action::Start { vps, job } => {
                 let memory = self.vps.entry(vps).or_default();
@@ -239,6 +244,7 @@ impl Memory {
             }
             Action::Fetch { .. }
             | Action::Prepare { .. }
+            | Action::Pause { .. }
             | Action::Shutdown { .. }
             | Action::PowerOff { .. }
             | Action::Snapshot { .. }

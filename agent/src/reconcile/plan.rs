@@ -45,7 +45,7 @@ pub enum Action {
         /// What it is, for messages.
         what: String,
     },
-    /// Disk, seed and definition.
+    /// Disk, seed and definition; another disk in place of one of an older build.
     Prepare {
         /// Which.
         vps: VpsId,
@@ -58,6 +58,11 @@ pub enum Action {
         vps: VpsId,
         /// The restart this belongs to.
         job: Option<JobId>,
+    },
+    /// Halt its processors.
+    Pause {
+        /// Which.
+        vps: VpsId,
     },
     /// Ask to shut down.
     Shutdown {
@@ -119,6 +124,7 @@ impl Action {
         match *self {
             Self::Prepare { vps, .. }
             | Self::Start { vps, .. }
+            | Self::Pause { vps }
             | Self::Shutdown { vps }
             | Self::PowerOff { vps }
             | Self::Snapshot { vps, .. }
@@ -134,6 +140,7 @@ impl Action {
             Self::Fetch { .. } => "fetching",
             Self::Prepare { .. } => "preparing",
             Self::Start { .. } => "starting",
+            Self::Pause { .. } => "pausing",
             Self::Shutdown { .. } => "shutting down",
             Self::PowerOff { .. } => "powering off",
             Self::Snapshot { change: Change::Take, .. } => "taking a snapshot",
@@ -363,6 +370,8 @@ fn status_of(input: &Input<'_>, id: VpsId, guest: Option<&ObservedGuest>, state:
         placement: guest
             .map_or_else(|| remembered.map_or(0, |memory| memory.placement), |guest| guest.placement),
         start_count: remembered.map_or(0, |memory| memory.start_count),
+        build: guest.map_or(0, |guest| guest.build),
+        restart_needed: guest.is_some_and(|guest| verdict::is_on(guest.state) && guest.restart_needed),
         since: since(input.memory, id, state, input.terms.now),
         problem: None,
         progress: None,

@@ -9,11 +9,15 @@ use crate::output::{Cell, Details, Table, Tone, View, age, joined, moment, span,
 
 /// A state's word, and what it means for a VPS that should be on or off.
 const fn state(state: VpsState, desired: Power) -> (&'static str, Tone) {
-    let wanted_on = matches!(desired, Power::Running);
+    let wanted_on = matches!(desired, Power::Running | Power::Paused);
     match state {
         VpsState::Preparing => ("preparing", Tone::Warn),
-        VpsState::Running => ("running", if wanted_on { Tone::Good } else { Tone::Warn }),
-        VpsState::Paused => ("paused", Tone::Warn),
+        VpsState::Running => {
+            ("running", if matches!(desired, Power::Running) { Tone::Good } else { Tone::Warn })
+        }
+        VpsState::Paused => {
+            ("paused", if matches!(desired, Power::Paused) { Tone::Plain } else { Tone::Warn })
+        }
         VpsState::Stopped => ("stopped", if wanted_on { Tone::Warn } else { Tone::Plain }),
         VpsState::StoppedByGuest => ("stopped by guest", Tone::Plain),
         VpsState::Crashed => ("crashed", Tone::Bad),
@@ -54,6 +58,11 @@ fn state_cell(vps: &VpsView, view: &View) -> Cell {
     }
     if let Some(image) = &vps.rescue {
         text.push_str(&format!(", in rescue mode ({image})"));
+        tone = Tone::Warn;
+    }
+    if !vps.suspensions.is_empty() {
+        let reasons: Vec<String> = vps.suspensions.iter().map(|held| held.reason.to_string()).collect();
+        text = format!("{text}, suspended ({})", reasons.join(", "));
         tone = Tone::Warn;
     }
     if vps.hold {
@@ -159,6 +168,13 @@ pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String 
     details.line("Addresses", joined(&vps.addresses));
     details.line("Guest shutdown", word(&vps.guest_shutdown));
     details.line("On hold", yes_no(vps.hold));
+    for held in &vps.suspensions {
+        let since = moment(&held.since, view.now);
+        details.line("Suspended", format!("{} for {} since {since}", word(&held.mode), held.reason));
+    }
+    if vps.observed.restart_needed {
+        details.line("Restart", "a part of what is wanted waits for its next start");
+    }
     details.line("Created", moment(&vps.created_at, view.now));
     if let Some(deleted_at) = &vps.deleted_at {
         details.line("Deleted", moment(deleted_at, view.now));
@@ -186,7 +202,8 @@ mod tests {
             "memory_bytes": 536_870_912u64, "disk_bytes": 10_737_418_240u64, "network": "nat", "addresses": ["10.0.0.2", "fd00::2"],
             "desired": "running",
             "observed": {"state": "running", "last_state": "running", "seen_at": "2026-11-23T11:59:18Z",
-                         "age_seconds": 42, "problem": null, "progress": null},
+                         "age_seconds": 42, "problem": null, "progress": null, "restart_needed": false},
+            "suspensions": [],
             "guest_shutdown": "stay_off", "hold": false, "deleted_at": null, "purge_at": null, "purging": false,
             "created_at": "2026-11-23T11:56:48Z", "revision": 7,
         });
@@ -224,6 +241,10 @@ mod tests {
                 "unknown (never seen)",
             ),
             (json!({"hold": true}), "running, on hold"),
+            (
+                json!({"suspensions": [{"reason": "abuse", "mode": "isolated", "since": "2026-11-23T11:00:00Z"}]}),
+                "running, suspended (abuse)",
+            ),
             (
                 json!({"deleted_at": "2026-11-23T11:00:00Z", "purge_at": "2026-11-30T11:00:00Z",
                        "observed": {"state": "stopped"}}),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chom_protocol::host::HostStatus;
-use chom_protocol::vps::{GuestShutdown, VpsState};
+use chom_protocol::vps::{GuestShutdown, Power, VpsState};
 use chom_protocol::{HostId, Name, UnixMillis, VpsId};
 
 use crate::fleet::network::traffic;
@@ -175,17 +175,24 @@ fn difference(row: &VpsRow, state: VpsState) -> Difference {
         VpsState::Crashed => "has crashed",
         VpsState::Absent => "is not on its host",
     };
-    let as_desired = match (row.spec.wants_running(), state) {
-        (true, VpsState::Running) => true,
+    let wanted = row.spec.wanted_power();
+    let as_desired = match (wanted, state) {
+        (Power::Running, VpsState::Running) | (Power::Paused, VpsState::Paused) => true,
         // The guest's own choice, unless its policy says otherwise.
-        (true, VpsState::StoppedByGuest) => row.spec.guest_shutdown == GuestShutdown::StayOff,
-        (true, _) => false,
-        (false, VpsState::Stopped | VpsState::StoppedByGuest | VpsState::Crashed) => true,
-        (false, _) => false,
+        (Power::Running | Power::Paused, VpsState::StoppedByGuest) => {
+            row.spec.guest_shutdown == GuestShutdown::StayOff
+        }
+        (Power::Running | Power::Paused, _) => false,
+        (Power::Stopped, VpsState::Stopped | VpsState::StoppedByGuest | VpsState::Crashed) => true,
+        (Power::Stopped, _) => false,
     };
     if as_desired {
         return Difference::None;
     }
-    let wanted = if row.spec.wants_running() { "run" } else { "be off" };
+    let wanted = match wanted {
+        Power::Running => "run",
+        Power::Paused => "be paused",
+        Power::Stopped => "be off",
+    };
     Difference::Is(format!("should {wanted} and {found}"))
 }

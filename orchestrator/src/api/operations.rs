@@ -3,6 +3,7 @@
 use std::ops::Bound;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use chom_protocol::OperationId;
 use chom_protocol::api::operations::OperationView;
@@ -10,7 +11,7 @@ use chom_protocol::api::{Page, PageQuery};
 
 use crate::api::page::Paging;
 use crate::api::problem::ApiError;
-use crate::api::request::RowId;
+use crate::api::request::{Order, RowId};
 use crate::api::{App, answer};
 use crate::clock;
 use crate::fleet::rows::OperationRow;
@@ -49,4 +50,18 @@ pub(super) async fn show(
     let observation = app.fleet.observations().of(row.host);
     let (catalogue, now) = (app.fleet.catalogue(), clock::now());
     Ok(answer::row(&view::operation_now(&state, catalogue, row, observation.as_deref(), now)))
+}
+
+/// Takes an operation back where that is safe: the VPS is wanted as it was before.
+#[utoipa::path(post, path = "/api/operations/{operation}/cancel", tag = "operations", operation_id = "cancel_operation",
+    params(("operation" = OperationId, Path, description = "Its id.")),
+    responses((status = 200, description = "It was taken back.", body = OperationView)))]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(operation): RowId<OperationId>,
+    order: Order,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.cancel_operation(&caller, order.mark, operation).await?;
+    Ok(answer::done(StatusCode::OK, &done))
 }

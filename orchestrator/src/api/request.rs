@@ -162,6 +162,30 @@ impl FromRequest<App> for Order {
     }
 }
 
+/// A mutation whose words have defaults: its body may be empty.
+pub(super) struct Words<T> {
+    pub(super) mark: RequestMark,
+    pub(super) body: T,
+}
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for Words<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        no_query(&parts)?;
+        let bytes = read(app, &parts.headers, body).await?;
+        let body = match bytes.is_empty() {
+            true => T::default(),
+            false => {
+                check_media_type(&parts.headers)?;
+                parse(&bytes)?
+            }
+        };
+        Ok(Self { mark: mark(&parts, &bytes)?, body })
+    }
+}
+
 /// A parameter that is silently passed over may be one that was meant to hold the mutation back.
 fn no_query(parts: &Parts) -> Result<(), ApiError> {
     match parts.uri.query() {

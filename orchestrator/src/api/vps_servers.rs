@@ -5,13 +5,13 @@ use std::ops::Bound;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chom_protocol::api::vps_servers::{CreateVps, SetHold, VpsAccepted, VpsView};
+use chom_protocol::api::vps_servers::{CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
 use chom_protocol::api::{Page, PageQuery};
 use chom_protocol::{Name, VpsId};
 
 use crate::api::page::Paging;
 use crate::api::problem::ApiError;
-use crate::api::request::{Mutation, Order, RowId, RowKey};
+use crate::api::request::{Mutation, Order, RowId, RowKey, Words};
 use crate::api::{App, answer};
 use crate::clock;
 use crate::fleet::rows::{VpsNameRow, VpsRow};
@@ -82,15 +82,16 @@ pub(super) async fn start(
 
 /// Switches a VPS off: gracefully, then by force.
 #[utoipa::path(post, path = "/api/vps-servers/{vps}/stop", tag = "VPSs", operation_id = "stop_vps",
-    params(("vps" = VpsId, Path, description = "Its id.")),
+    params(("vps" = VpsId, Path, description = "Its id.")), request_body = Option<StopVps>,
     responses((status = 202, description = "It will be done.", body = VpsAccepted)))]
 pub(super) async fn stop(
     State(app): State<App>,
     caller: Caller,
     RowId(vps): RowId<VpsId>,
-    order: Order,
+    request: Words<StopVps>,
 ) -> Result<Response, ApiError> {
-    act(app, caller, order.mark, vps, Action::Stop).await
+    let done = app.fleet.stop_vps(&caller, request.mark, vps, request.body).await?;
+    Ok(answer::done(StatusCode::ACCEPTED, &done))
 }
 
 /// Switches a VPS off and on.

@@ -226,6 +226,7 @@ fn bring_in(decision: &mut Decision, host: HostId, spec: &VpsSpec) -> Result<(),
         host,
         retention,
         purging: None,
+        suspensions: Default::default(),
         created_at: decision.now,
     };
     network::settle(decision, &row)?;

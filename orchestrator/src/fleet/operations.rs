@@ -20,6 +20,8 @@ const STEPS_MAX: usize = 32;
 /// snapshot through all the same.
 const GOES_THROUGH: [&str; 4] = ["delete", "purge", "hold", "unhold"];
 
+mod cancel;
+
 /// The id that [`begin`] will use in this decision, for rows that refer to it.
 pub(super) fn next_id(decision: &mut Decision) -> OperationId {
     let id = decision.operation.unwrap_or_else(|| OperationId::new(decision.new_id()));
@@ -47,6 +49,7 @@ pub(super) fn begin(
         state: OperationState::Pending,
         goal,
         number,
+        undo: None,
         steps: vec![Step {
             at: decision.now,
             message: "desired state written; waiting for the host to take it".to_owned(),
@@ -93,7 +96,10 @@ fn supersede(decision: &mut Decision, row: &VpsRow, kind: &str) -> Result<(), Fl
             )));
         }
     }
-    end(&mut old, OperationState::Superseded, decision.now, format!("`{kind}` took its place"));
+    let by = next_id(decision);
+    let message =
+        format!("operation {by} (`{kind}`) took its place; what it does not contradict still holds");
+    end(&mut old, OperationState::Superseded, decision.now, message);
     tell(decision, &old);
     decision.put(old)
 }
@@ -171,7 +177,6 @@ fn advance(row: &OperationRow, status: &HostStatus, epoch: u64, now: UnixMillis)
 fn reached(goal: &Goal, seen: Option<&chom_protocol::vps::VpsStatus>) -> Option<&'static str> {
     match (goal, seen) {
         (Goal::Accepted, _) => Some("done"),
-        (Goal::Settled, Some(seen)) if seen.problem.is_none() && seen.progress.is_none() => Some("done"),
         (Goal::Running { start_count }, Some(seen)) if seen.start_count >= *start_count => match seen.state {
             VpsState::Running => Some("running"),
             VpsState::StoppedByGuest => Some("started; the guest has powered itself off since"),
@@ -185,8 +190,32 @@ fn reached(goal: &Goal, seen: Option<&chom_protocol::vps::VpsStatus>) -> Option<
             VpsState::Preparing | VpsState::Running | VpsState::Paused | VpsState::Unknown => None,
         },
         (Goal::Gone, Some(seen)) if seen.state == VpsState::Absent => Some("gone"),
-        (Goal::Running { .. } | Goal::Settled | Goal::Gone | Goal::Job { .. }, _) => None,
+        (Goal::Paused, Some(seen)) if seen.state == VpsState::Paused => Some("paused"),
+        (Goal::Settled, Some(seen)) if is_settled(seen) => match seen.restart_needed {
+            true => Some("taken over; a part of it waits for its next start"),
+            false => Some("done"),
+        },
+        (Goal::Rebuilt { build, start_count }, Some(seen)) if seen.build >= *build => match start_count {
+            None => reached(&Goal::Off, Some(seen)).map(|_| "rebuilt"),
+            Some(start_count) => {
+                reached(&Goal::Running { start_count: *start_count }, Some(seen)).map(|_| "rebuilt")
+            }
+        },
+        (
+            Goal::Running { .. }
+            | Goal::Gone
+            | Goal::Paused
+            | Goal::Settled
+            | Goal::Rebuilt { .. }
+            | Goal::Job { .. },
+            _,
+        ) => None,
     }
+}
+
+/// Whether the host does nothing about a VPS and sees nothing in its way.
+fn is_settled(seen: &chom_protocol::vps::VpsStatus) -> bool {
+    seen.progress.is_none() && seen.problem.is_none() && seen.state != VpsState::Unknown
 }
 
 /// What becomes of an operation at its deadline: it ends, and what was ordered stands.
@@ -218,6 +247,7 @@ pub(super) fn expire(decision: &mut Decision, row: &OperationRow) -> Result<(), 
 fn end(row: &mut OperationRow, state: OperationState, now: UnixMillis, message: String) {
     row.state = state;
     row.finished_at = Some(now);
+    row.undo = None;
     if state == OperationState::Succeeded {
         row.problem = None;
     }

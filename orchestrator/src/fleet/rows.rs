@@ -1,11 +1,13 @@
 //! What is stored: one type for each kind of row, its folder and its id. Values change shape only with a higher schema
 //! number and an upgrade. Nothing here decides.
 
+use std::collections::BTreeMap;
+
 use chom_certs::{Fingerprint, Serial, TokenHash};
 use chom_protocol::api::operations::OperationState;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::Job;
-use chom_protocol::vps::{Sha256, VpsSpec, VpsStatus};
+use chom_protocol::vps::{Power, Sha256, Suspension, SuspensionReason, VpsSpec, VpsStatus};
 use chom_protocol::{
     Bytes, EnrolmentId, HostId, JobId, Name, OperationId, SnapshotId, TokenId, UnixMillis, VpsId,
 };
@@ -110,6 +112,8 @@ pub struct VpsRow {
     /// Set once the order to remove it for good was given: the number of the host's generation that first carried it.
     /// The host has a tombstone until a pass that knew of it reports the VPS gone.
     pub purging: Option<u64>,
+    /// Why it is suspended; `spec` has what follows from all of it.
+    pub suspensions: BTreeMap<SuspensionReason, Suspended>,
     /// When it was made.
     pub created_at: UnixMillis,
 }
@@ -145,6 +149,15 @@ pub struct SnapshotRow {
     pub created_at: UnixMillis,
 }
 
+/// One reason for which a VPS is suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// What it asks for.
+    pub mode: Suspension,
+    /// Since when.
+    pub since: UnixMillis,
+}
+
 /// That a name is taken within a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VpsNameRow {
@@ -176,17 +189,44 @@ pub enum Goal {
     },
     /// The VPS is off.
     Off,
+    /// The VPS is on and halted.
+    Paused,
+    /// The VPS's disk is of this build.
+    Rebuilt {
+        /// The `build` that the host must report.
+        build: u64,
+        /// The `start_count` that it must have acted on; none if it stays off.
+        start_count: Option<u64>,
+    },
     /// The VPS is off its host, or was never there.
     Gone,
     /// The host has taken the new desired state.
     Accepted,
-    /// The host has taken the new desired state and has nothing left to do for the VPS.
+    /// The host has taken the new desired state and has nothing left to do for the VPS, but for what waits for its next
+    /// start.
     Settled,
     /// A job's result.
     Job {
         /// Which.
         job: JobId,
     },
+}
+
+/// What an operation that can be taken back goes back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undo {
+    /// On, paused or off.
+    pub power: Power,
+    /// Whether it was held.
+    pub hold: bool,
+    /// Its name.
+    pub name: Name,
+    /// Its size.
+    pub size: Name,
+    /// Virtual processors.
+    pub cores: u32,
+    /// Memory.
+    pub memory: Bytes,
 }
 
 /// One line of an operation's trail.
@@ -217,6 +257,8 @@ pub struct OperationRow {
     pub goal: Goal,
     /// The number of the host's generation that carries it.
     pub number: u64,
+    /// What it goes back to when it is cancelled; none: it cannot be, or has ended.
+    pub undo: Option<Undo>,
     /// Its trail.
     pub steps: Vec<Step>,
     /// Why it failed, or what it waits for.

@@ -3,6 +3,7 @@
 mod engine;
 mod golden;
 mod lifecycle;
+mod operations;
 mod order;
 mod restore;
 mod rotation;
@@ -15,7 +16,7 @@ use chom_protocol::api::hosts::AddHost;
 use chom_protocol::api::vps_servers::{CreateVps, VpsAccepted};
 use chom_protocol::host::{Acceleration, EngineStatus, HostStatus, Inventory};
 use chom_protocol::link::{Hello, Standing};
-use chom_protocol::vps::{Engine, ImageFormat, ImageReference, Sha256, VpsState, VpsStatus};
+use chom_protocol::vps::{Engine, ImageFormat, ImageReference, Power, Sha256, VpsState, VpsStatus};
 use chom_protocol::{
     BootId, Bytes, Generation, HostId, InstanceId, Name, OperationId, TokenId, UnixMillis, VpsId,
 };
@@ -159,13 +160,12 @@ impl World {
             .vps
             .values()
             .map(|vps| {
-                (
-                    vps.id,
-                    seen(
-                        if vps.wants_running() { VpsState::Running } else { VpsState::Stopped },
-                        vps.start_count,
-                    ),
-                )
+                let state = match vps.wanted_power() {
+                    Power::Running => VpsState::Running,
+                    Power::Paused => VpsState::Paused,
+                    Power::Stopped => VpsState::Stopped,
+                };
+                (vps.id, VpsStatus { build: vps.build, ..seen(state, vps.start_count) })
             })
             .chain(spec.tombstones.keys().map(|id| (*id, seen(VpsState::Absent, 0))))
             .collect();
@@ -232,6 +232,8 @@ pub(crate) fn seen(state: VpsState, start_count: u64) -> VpsStatus {
         state,
         placement: 1,
         start_count,
+        build: 0,
+        restart_needed: false,
         since: UnixMillis(0),
         problem: None,
         progress: None,

@@ -3,7 +3,7 @@
 use chom_protocol::UnixMillis;
 use chom_protocol::api::hosts::{CapacityView, EngineView, HostState, HostView, StrangerView, UsageView};
 use chom_protocol::api::operations::{OperationStep, OperationView};
-use chom_protocol::api::vps_servers::{ObservedVps, VpsView};
+use chom_protocol::api::vps_servers::{ObservedVps, SuspensionView, VpsView};
 use chom_protocol::helper::GuestDefinition;
 use chom_protocol::host::HostStatus;
 use chom_protocol::vps::{Engine, VpsState};
@@ -45,11 +45,12 @@ pub fn vps(
         disk_bytes: spec.disk,
         network: row.network.clone(),
         addresses: spec.interface.addresses.iter().map(|prefix| prefix.address).collect(),
-        desired: if spec.wants_running() {
-            chom_protocol::vps::Power::Running
-        } else {
-            chom_protocol::vps::Power::Stopped
-        },
+        desired: spec.wanted_power(),
+        suspensions: row
+            .suspensions
+            .iter()
+            .map(|(&reason, held)| SuspensionView { reason, mode: held.mode, since: rfc3339(held.since) })
+            .collect(),
         observed: observed(catalogue, row, observation, now),
         guest_shutdown: spec.guest_shutdown,
         hold: spec.hold,
@@ -81,6 +82,7 @@ fn observed(
         age_seconds: seen_at.map(|at| now.seconds_since(at)),
         problem: vps.and_then(|vps| vps.problem.clone()),
         progress: vps.and_then(|vps| vps.progress.clone()),
+        restart_needed: vps.is_some_and(|vps| vps.restart_needed),
     }
 }
 
@@ -247,6 +249,7 @@ mod tests {
             vps: VpsId::new(Uuid::nil()),
             host: HostId::new(Uuid::nil()),
             number: 1,
+            undo: None,
             goal: Goal::Accepted,
             state,
             steps: Vec::new(),

@@ -1,9 +1,11 @@
 //! VPSs: created, switched, deleted, brought back, purged, held. Each use case writes rows, names, addresses, the operation
 //! and the audit trail in one commit, and raises the host's generation.
 
+use std::collections::BTreeMap;
+
 use chom_protocol::api::events::Event;
 use chom_protocol::api::vps_servers::{
-    CreateVps, SSH_KEYS_BYTES_MAX, SSH_KEYS_MAX, USER_DATA_BYTES_MAX, VpsAccepted, check_ssh_key,
+    CreateVps, SSH_KEYS_BYTES_MAX, SSH_KEYS_MAX, StopVps, USER_DATA_BYTES_MAX, VpsAccepted, check_ssh_key,
 };
 use chom_protocol::job::{Job, JobKind};
 use chom_protocol::vps::{BlobReference, ImageFormat, Power, Sha256, VpsSpec};
@@ -14,12 +16,20 @@ use crate::fleet::error::ErrorKind;
 use crate::fleet::hosts::{host_row, unknown};
 use crate::fleet::operations;
 use crate::fleet::rows::{
-    BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, SnapshotRow, VpsNameRow, VpsRow,
+    BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, SnapshotRow, Undo, VpsNameRow,
+    VpsRow,
 };
 use crate::fleet::{
     Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, network, room, view,
 };
 use crate::placement::{Candidate, Wish, place};
+
+mod permit;
+mod rebuild;
+mod rename;
+pub(super) mod resize;
+mod stop;
+mod suspend;
 
 /// What a caller may do to a VPS besides creating it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +40,20 @@ pub enum Action {
     Stop,
     /// Switch it off and on.
     Restart,
+    /// Halt its processors.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Give it another size.
+    Resize,
+    /// Make it anew from an image.
+    Rebuild,
+    /// Give it another name.
+    Rename,
+    /// Suspend it for a reason.
+    Suspend,
+    /// End a reason.
+    Unsuspend,
     /// Delete it, kept for a while.
     Delete,
     /// Bring it back.
@@ -48,6 +72,13 @@ impl Action {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Resize => "resize",
+            Self::Rebuild => "rebuild",
+            Self::Rename => "rename",
+            Self::Suspend => "suspend",
+            Self::Unsuspend => "unsuspend",
             Self::Delete => "delete",
             Self::Undelete => "undelete",
             Self::Purge => "purge",
@@ -84,12 +115,36 @@ impl Fleet {
         vps: VpsId,
         action: Action,
     ) -> Result<Done<VpsAccepted>, FleetError> {
+        self.order(caller, mark, vps, action, move |fleet, decision, row| apply(fleet, decision, row, action))
+            .await
+    }
+
+    /// An order on a VPS: `change` edits its row and says what the operation waits for, if the VPS's state allows it.
+    async fn order<F>(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        vps: VpsId,
+        action: Action,
+        change: F,
+    ) -> Result<Done<VpsAccepted>, FleetError>
+    where
+        F: FnOnce(&Fleet, &mut Decision, &mut VpsRow) -> Result<Goal, FleetError> + Send + 'static,
+    {
         let fleet = self.clone();
         self.mutate(caller, mark, move |decision, mark| {
             let stored =
                 decision.state.vps.get(&vps).cloned().ok_or_else(|| FleetError::not_found("VPS", vps))?;
             check_revision(mark, stored.revision)?;
-            let operation = apply(&fleet, decision, stored.row.as_ref().clone(), action)?;
+            let mut row = stored.row.as_ref().clone();
+            let out = permit::check(decision, &row, action)?;
+            let goal = change(&fleet, decision, &mut row)?;
+            let undo = permit::undo(&stored.row, &row, action);
+            let waits = goal == Goal::Settled && resize::waits_for_start(&stored.row, &row);
+            let mut operation = carry_out(&fleet, decision, &row, action, goal, undo, out)?;
+            if waits {
+                operation = operations::note(decision, operation, resize::WAITS)?;
+            }
             decision.audit(&format!("vps.{}", action.name()), vps)?;
             Ok(accepted(&fleet, decision, stored.row.as_ref(), &operation))
         })
@@ -234,6 +289,9 @@ fn create(
         hold: false,
         retained: false,
         start_count: 1,
+        build: 0,
+        suspension: None,
+        stop_grace_seconds: None,
         cores: size.cores,
         memory: size.memory,
         disk: size.disk,
@@ -253,6 +311,7 @@ fn create(
         network: network.name,
         retention: None,
         purging: None,
+        suspensions: BTreeMap::new(),
         created_at: decision.now,
     };
     enter(fleet, decision, &row, "create")
@@ -321,52 +380,30 @@ fn keep_blob(decision: &mut Decision, text: &str) -> Result<BlobReference, Fleet
 fn apply(
     fleet: &Fleet,
     decision: &mut Decision,
-    mut row: VpsRow,
+    row: &mut VpsRow,
     action: Action,
-) -> Result<OperationRow, FleetError> {
+) -> Result<Goal, FleetError> {
     let name = row.spec.name.clone();
-    if row.purging.is_some() {
-        return Err(FleetError::conflict(format!(
-            "VPS `{name}` is being purged; nothing else can be done to it"
-        )));
-    }
-    let out = out_of_fleet(decision, row.host)?;
-    let harmless = matches!(action, Action::Delete | Action::Purge | Action::Hold | Action::Unhold);
-    if out && !harmless {
-        return Err(FleetError::conflict(format!(
-            "the host of VPS `{name}` was put out of the fleet; enrol the host again, or delete the VPS"
-        )));
-    }
-    if row.spec.hold && matches!(action, Action::Start | Action::Stop | Action::Restart) {
-        return Err(FleetError::conflict(format!(
-            "VPS `{name}` is on hold; end it with `chomctl vps unhold {name}`"
-        )));
-    }
-    if row.retention.is_some()
-        && matches!(action, Action::Start | Action::Stop | Action::Restart | Action::Delete)
-    {
-        return Err(FleetError::conflict(format!(
-            "VPS `{name}` is deleted; bring it back with `chomctl vps undelete {name}`"
-        )));
-    }
-    let goal = match action {
-        Action::Start => {
-            row.spec.power = Power::Running;
-            row.spec.start_count += 1;
-            Goal::Running { start_count: row.spec.start_count }
+    Ok(match action {
+        Action::Start | Action::Resume => switch_on(row),
+        Action::Stop => stop::stop(row, StopVps::default())?,
+        Action::Restart => restart(fleet.catalogue(), decision, row)?,
+        Action::Pause => {
+            if row.spec.power == Power::Stopped {
+                return Err(FleetError::conflict(format!(
+                    "VPS `{name}` is to be off; only one that runs can be paused"
+                )));
+            }
+            row.spec.power = Power::Paused;
+            Goal::Paused
         }
-        Action::Stop => {
-            row.spec.power = Power::Stopped;
-            Goal::Off
-        }
-        Action::Restart => restart(fleet.catalogue(), decision, &row)?,
         Action::Delete => {
             let purge_at = decision.now.plus_seconds(fleet.catalogue().retention_seconds);
             row.retention = Some(Retention { deleted_at: decision.now, purge_at });
             row.spec.retained = true;
             Goal::Off
         }
-        Action::Undelete => undelete(fleet, decision, &mut row)?,
+        Action::Undelete => undelete(fleet, decision, row)?,
         Action::Purge => {
             if row.retention.is_none() {
                 return Err(FleetError::conflict(format!(
@@ -380,16 +417,51 @@ fn apply(
             row.spec.hold = action == Action::Hold;
             Goal::Accepted
         }
-    };
+        // These say more than their name and have use cases of their own.
+        Action::Resize | Action::Rebuild | Action::Rename | Action::Suspend | Action::Unsuspend => {
+            return Err(FleetError::conflict(format!("`{}` needs to be told how", action.name())));
+        }
+    })
+}
+
+/// An order to run, whatever made it go off or halt.
+fn switch_on(row: &mut VpsRow) -> Goal {
+    row.spec.power = Power::Running;
+    row.spec.stop_grace_seconds = None;
+    row.spec.start_count += 1;
+    Goal::Running { start_count: row.spec.start_count }
+}
+
+/// What was paused and goes off has lost its memory: it is to run once it may be on again.
+fn wake(row: &mut VpsRow) {
+    if row.spec.power == Power::Paused {
+        row.spec.power = Power::Running;
+    }
+}
+
+/// Writes what was decided, begins the operation, and ends it at once where no host will ever carry it out.
+fn carry_out(
+    fleet: &Fleet,
+    decision: &mut Decision,
+    row: &VpsRow,
+    action: Action,
+    goal: Goal,
+    undo: Option<Undo>,
+    out: bool,
+) -> Result<OperationRow, FleetError> {
     decision.put(row.clone())?;
-    tell(decision, &row, action.name());
-    let operation = operations::begin(fleet.catalogue(), decision, &row, action.name(), goal)?;
+    tell(decision, row, action.name());
+    let mut operation = operations::begin(fleet.catalogue(), decision, row, action.name(), goal)?;
     if !out {
+        if undo.is_some() {
+            operation.undo = undo;
+            decision.put(operation.clone())?;
+        }
         return Ok(operation);
     }
     if row.purging.is_some() {
         // Nobody will report it gone: its address stays held, everything else is free.
-        remove(decision, &row, false)?;
+        remove(decision, row, false)?;
     }
     let note = "its host is out of the fleet: nothing was changed there, and its addresses stay held";
     operations::finish(decision, operation, note)
@@ -416,13 +488,15 @@ fn out_of_fleet(decision: &Decision, host: HostId) -> Result<bool, FleetError> {
     Ok(matches!(row.standing, HostStanding::Forgotten | HostStanding::Revoked))
 }
 
-fn restart(catalogue: &Catalogue, decision: &mut Decision, row: &VpsRow) -> Result<Goal, FleetError> {
-    if row.spec.power == Power::Stopped {
+fn restart(catalogue: &Catalogue, decision: &mut Decision, row: &mut VpsRow) -> Result<Goal, FleetError> {
+    if row.spec.power != Power::Running {
         let name = &row.spec.name;
+        let what = if row.spec.power == Power::Paused { "is paused" } else { "is to be off" };
         return Err(FleetError::conflict(format!(
-            "VPS `{name}` is to be off; start it with `chomctl vps start {name}`"
+            "VPS `{name}` {what}; start it with `chomctl vps start {name}`"
         )));
     }
+    row.spec.stop_grace_seconds = None;
     let job = JobId::new(decision.new_id());
     let deadline = decision.now.plus_seconds(catalogue.operation_seconds_max);
     let work = Job { kind: JobKind::Restart { vps: row.spec.id }, deadline };
@@ -455,7 +529,8 @@ fn undelete(fleet: &Fleet, decision: &Decision, row: &mut VpsRow) -> Result<Goal
     })?;
     row.retention = None;
     row.spec.retained = false;
-    if row.spec.power == Power::Running {
+    wake(row);
+    if row.spec.wants_running() {
         row.spec.start_count += 1;
         return Ok(Goal::Running { start_count: row.spec.start_count });
     }
@@ -481,18 +556,33 @@ pub(super) fn remove(
     let jobs: Vec<_> = jobs.map(|job| (job.host, job.id)).collect();
     jobs.iter().for_each(|job| decision.delete::<JobRow>(job));
     decision.delete::<VpsRow>(id);
-    if let Some(blob) = user_data {
-        let used = decision
-            .state
-            .vps
-            .values()
-            .any(|other| other.row.spec.user_data.is_some_and(|d| d.sha256 == blob.sha256));
-        if !used {
-            decision.delete::<BlobRow>(&blob.sha256);
-        }
-    }
+    release_blob(decision, *user_data);
     tell(decision, row, "gone");
     decision.raise(row.host).map(|_| ())
+}
+
+/// Takes a document away that no VPS names any more.
+fn release_blob(decision: &mut Decision, blob: Option<BlobReference>) {
+    let Some(BlobReference { sha256, .. }) = blob else { return };
+    let names = |row: &VpsRow| row.spec.user_data.is_some_and(|named| named.sha256 == sha256);
+    if !decision.state.vps.values().any(|stored| names(&stored.row)) {
+        decision.delete::<BlobRow>(&sha256);
+    }
+}
+
+/// Takes a name for a VPS.
+pub(super) fn put_name(decision: &mut Decision, row: &VpsRow, name: &Name) -> Result<(), FleetError> {
+    let tenant = row.spec.tenant.clone();
+    if decision.state.vps_names.contains_key(&(tenant.clone(), name.clone())) {
+        return Err(FleetError::Refused {
+            kind: ErrorKind::Conflict,
+            detail: format!(
+                "a VPS named `{name}` exists already (perhaps deleted and kept); choose another name"
+            ),
+            location: Some("/name"),
+        });
+    }
+    decision.put(VpsNameRow { tenant, name: name.clone(), vps: row.spec.id })
 }
 
 pub(super) fn tell(decision: &mut Decision, row: &VpsRow, message: &str) {

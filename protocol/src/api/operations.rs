@@ -19,6 +19,8 @@ pub enum OperationState {
     Failed,
     /// A later operation on the same VPS took its place.
     Superseded,
+    /// Taken back on request; the VPS is wanted as it was before.
+    Cancelled,
 }
 
 impl OperationState {
@@ -27,7 +29,7 @@ impl OperationState {
     pub const fn is_final(self) -> bool {
         match self {
             Self::Pending | Self::Running => false,
-            Self::Succeeded | Self::Failed | Self::Superseded => true,
+            Self::Succeeded | Self::Failed | Self::Superseded | Self::Cancelled => true,
         }
     }
 }

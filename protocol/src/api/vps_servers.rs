@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::operations::OperationView;
 use crate::id::{HostId, Name, VpsId};
 use crate::units::Bytes;
-use crate::vps::{Engine, GuestShutdown, Power, VpsState};
+use crate::vps::{Engine, GuestShutdown, Power, Suspension, SuspensionReason, VpsState};
 
 /// Longest user data: twice what the large clouds allow, and half of what one stored value may have.
 pub const USER_DATA_BYTES_MAX: usize = 32 * 1024;
@@ -97,6 +97,8 @@ pub struct ObservedVps {
     pub problem: Option<String>,
     /// How far current work on it is.
     pub progress: Option<String>,
+    /// A part of what is wanted waits for its next start.
+    pub restart_needed: bool,
 }
 
 /// A VPS.
@@ -130,8 +132,10 @@ pub struct VpsView {
     /// Its addresses.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<IpAddr>,
-    /// On or off, as wanted.
+    /// On, paused or off, as wanted.
     pub desired: Power,
+    /// Why it is suspended, if it is.
+    pub suspensions: Vec<SuspensionView>,
     /// What it does.
     pub observed: ObservedVps,
     /// What to do when the guest powers itself off.
@@ -171,6 +175,99 @@ pub struct VpsAccepted {
 pub struct SetHold {
     /// Whether to stop reconciling it.
     pub hold: bool,
+}
+
+/// One reason for which a VPS is suspended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SuspensionView {
+    /// Which.
+    pub reason: SuspensionReason,
+    /// What it asks for; the strictest of all reasons holds.
+    pub mode: Suspension,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+/// Longest grace that can be asked for: a database server that writes its caches takes minutes.
+pub const STOP_GRACE_SECONDS_MAX: u32 = 3600;
+
+/// Switches a VPS off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct StopVps {
+    /// Take its power away at once, without asking the guest.
+    pub force: bool,
+    /// Seconds it is given to shut down before it is forced; the host's setting where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u32>,
+}
+
+/// Gives a VPS another size: a named one, single figures, or both, where the figures go before the name's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct ResizeVps {
+    /// A size of the catalogue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Name>,
+    /// Virtual processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
+    /// Memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<Bytes>,
+    /// Disk; it never shrinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<Bytes>,
+    /// Whether it may be restarted now for what cannot change while it runs; else that waits for its next start.
+    pub restart: bool,
+}
+
+/// Makes a VPS anew from an image, under the same id, name and addresses. What is on its disk is lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct RebuildVps {
+    /// From what; its present image where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Name>,
+    /// Public keys in place of the present ones, one line each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_keys: Option<Vec<String>>,
+    /// cloud-init user data in place of the present one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+}
+
+/// Gives a VPS another name; the guest takes it at its next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RenameVps {
+    /// The new name, unique within the tenant.
+    pub name: Name,
+}
+
+/// Suspends a VPS for a reason; a reason that holds already takes the new mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SuspendVps {
+    /// Why.
+    pub reason: SuspensionReason,
+    /// What becomes of it meanwhile.
+    pub mode: Suspension,
+}
+
+/// Ends one reason for which a VPS is suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct UnsuspendVps {
+    /// Which.
+    pub reason: SuspensionReason,
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ fn a_frame_full_of_the_smallest_things_costs_little_memory() {
     let fullest = [
         ToOrchestrator::Samples(vec![sample; 5]),
         ToOrchestrator::Status(Box::new(crowded_status(10_000, "x"))),
-        ToOrchestrator::LedgerPart(SpecPart { vps: vec![plain_vps(1); 9_000], ..SpecPart::default() }),
+        ToOrchestrator::LedgerPart(SpecPart { vps: vec![plain_vps(1); 7_000], ..SpecPart::default() }),
     ];
     for message in fullest {
         let payload = message.to_payload().unwrap();

@@ -12,4 +12,5 @@ mod network;
 mod no_network;
 mod no_orchestrator;
 mod no_space;
+mod operations;
 mod snapshots;

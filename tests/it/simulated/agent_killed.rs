@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chom_protocol::VpsId;
+use chom_protocol::api::vps_servers::VpsAccepted;
 use chom_protocol::vps::{Power, VpsState};
 use chom_tests::fleet::{Fleet, LATER};
 use chom_tests::orchestrator::Options;
 use chom_tests::seed::{Chance, rounds};
 use chom_tests::wait::pass;
+use serde_json::json;
 
 #[test]
 fn desired_equals_observed_and_nothing_is_made_twice_when_agents_are_killed() {
@@ -76,12 +78,23 @@ fn change(fleet: &Fleet, chance: &mut Chance, starts: &mut BTreeMap<VpsId, u64>,
     let actions: &[&str] = match (view.purging, view.deleted_at.is_some(), view.desired) {
         (true, ..) => return,
         (_, true, _) => &["undelete", "purge"],
-        (_, false, Power::Running) => &["stop", "restart", "restart", "delete"],
+        (_, false, Power::Running) => &["stop", "restart", "restart", "pause", "rebuild", "delete"],
+        (_, false, Power::Paused) => &["resume", "stop"],
         (_, false, Power::Stopped) => &["start", "delete"],
     };
     let action = *chance.pick(actions);
-    let _ = api.act(vps, action, None).unwrap_or_else(|failure| panic!("{action}: {failure}"));
-    if ["start", "restart", "undelete"].contains(&action) {
+    let path = format!("/api/vps-servers/{vps}/{action}");
+    let ordered = match action {
+        "rebuild" => api.post::<VpsAccepted>(&path, &json!({})),
+        _ => api.act(vps, action, None),
+    };
+    match ordered {
+        Ok(_) => {}
+        // While a rebuild is under way.
+        Err(failure) if failure.status() == 409 && ["restart", "pause"].contains(&action) => return,
+        Err(failure) => panic!("{action}: {failure}"),
+    }
+    if ["start", "restart", "resume", "rebuild", "undelete"].contains(&action) {
         *starts.entry(vps).or_default() += 1;
     }
 }

@@ -10,6 +10,7 @@ mod forgotten;
 mod hostile;
 mod identity;
 mod many;
+mod operations;
 mod orchestrator_killed;
 mod outage;
 mod partition;

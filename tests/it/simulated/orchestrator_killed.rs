@@ -43,7 +43,8 @@ impl Acknowledged {
     fn actions(&self) -> &'static [&'static str] {
         match (self.deleted, self.power) {
             (true, _) => &["undelete", "purge"],
-            (false, Power::Running) => &["start", "stop", "stop", "restart", "delete"],
+            (false, Power::Running) => &["start", "stop", "stop", "restart", "pause", "delete"],
+            (false, Power::Paused) => &["pause", "resume", "stop", "delete"],
             (false, Power::Stopped) => &["start", "stop", "delete"],
         }
     }
@@ -51,7 +52,8 @@ impl Acknowledged {
     fn after(&self, action: &str) -> Option<Self> {
         let Self { power, deleted } = *self;
         Some(match action {
-            "start" => Self { power: Power::Running, deleted },
+            "pause" => Self { power: Power::Paused, deleted },
+            "start" | "resume" => Self { power: Power::Running, deleted },
             "stop" => Self { power: Power::Stopped, deleted },
             "restart" => Self { power, deleted },
             "delete" => Self { power, deleted: true },

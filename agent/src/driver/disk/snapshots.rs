@@ -12,7 +12,9 @@ use std::time::Duration;
 use chom_protocol::VpsId;
 use chom_protocol::vps::{CloneSource, SnapshotStatus, VpsSpec};
 
-use super::{DiskError, Disks, ImageInfo, QEMU_IMG, exists, io_error, options, publish, sync};
+use super::{
+    DiskError, Disks, ImageInfo, QEMU_IMG, build_of, disk_name, exists, io_error, options, publish, sync,
+};
 use crate::driver::command::Program;
 use crate::driver::qcow2::{self, Qcow2};
 use crate::driver::snapshot::{SnapshotName, Snapshots};
@@ -25,9 +27,16 @@ const QEMU_IMG_COPY: Program = Program { deadline: Duration::from_secs(3540), ..
 const CHANGING: &str = "disk.changing";
 
 impl Disks {
-    /// Where a VPS's disk is or would be.
+    /// Where a VPS's disk is or would be: of its newest build.
     pub(crate) fn disk(&self, vps: VpsId) -> PathBuf {
-        self.folder(vps).join("disk.qcow2")
+        let folder = self.folder(vps);
+        let names = fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        let newest = names.map(|name| build_of(&name)).filter(|build| *build < u64::MAX).max();
+        folder.join(disk_name(newest.unwrap_or(0)))
     }
 
     /// Whether a VPS has a disk.

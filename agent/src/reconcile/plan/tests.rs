@@ -1,6 +1,6 @@
 //! The rules of the plan. A scene is a few lines of text; what is planned and said of it is rendered as text.
 //!
-//! Desired (`want`): `1 on` `1 off`, then any of `hold`, `retained`, `restart` (policy), `s3` (start count), `p2` (placement), `from2` (a copy of 2), `rescue`;
+//! Desired (`want`): `1 on` `1 off` `1 pause`, then any of `b2` (build), `g0` (grace to stop), `isolated`, `suspended`, `hold`, `retained`, `restart` (policy), `s3` (start count), `p2` (placement), `from2` (a copy of 2), `rescue`;
 //! `dead 1` (tombstone; `young`, `p2`), `job 7 1` (restart VPS 1; `late`). Observed (`have`): `1 running|stopped|byguest|crashed|paused`,
 //! `p2`, `drift`, `+9` (snapshot 9), `+c3` (one for a clone, 3), `unreadable` (disk); `foreign NAME`. All of it is of the
 //! fake engine; `libvirt` at the end of a line says that it is of that one.
@@ -14,7 +14,7 @@ use chom_protocol::job::Job;
 use chom_protocol::units::Bytes as Size;
 use chom_protocol::vps::{
     CloneSource, Engine, GuestShutdown, ImageFormat, ImageReference, NetworkInterface, Power, SnapshotStatus,
-    Tombstone, VpsSpec,
+    Suspension, Tombstone, VpsSpec,
 };
 use chom_protocol::{HostId, Name, SnapshotId};
 use expect_test::{Expect, expect};
@@ -66,6 +66,9 @@ fn spec(number: u128, power: Power) -> VpsSpec {
         hold: false,
         retained: false,
         start_count: 0,
+        build: 0,
+        suspension: None,
+        stop_grace_seconds: None,
         cores: 1,
         memory: Size::gib(1),
         disk: Size::gib(1),
@@ -149,10 +152,21 @@ impl Scene {
                 self.desired.jobs.insert(job(number.parse().unwrap()), Job { kind, deadline });
             }
             [number, power, rest @ ..] => {
-                let power = if *power == "on" { Power::Running } else { Power::Stopped };
+                let power = match *power {
+                    "on" => Power::Running,
+                    "pause" => Power::Paused,
+                    _ => Power::Stopped,
+                };
                 let mut spec = spec(number.parse().unwrap(), power);
                 (spec.placement, spec.engine) = (placement, engine);
                 spec.hold = rest.contains(&"hold");
+                spec.build = rest.iter().find_map(|word| word.strip_prefix('b')?.parse().ok()).unwrap_or(0);
+                spec.stop_grace_seconds = rest.iter().find_map(|word| word.strip_prefix('g')?.parse().ok());
+                spec.suspension = match () {
+                    () if rest.contains(&"suspended") => Some(Suspension::Stopped),
+                    () if rest.contains(&"isolated") => Some(Suspension::Isolated),
+                    () => None,
+                };
                 spec.retained = rest.contains(&"retained");
                 if rest.contains(&"restart") {
                     spec.guest_shutdown = GuestShutdown::Restart;
@@ -204,6 +218,9 @@ impl Scene {
             name: (*name).to_owned(),
             vps: number.map(vps),
             placement: if number.is_some() { placement } else { 0 },
+            build: rest.iter().find_map(|word| word.strip_prefix('b')?.parse().ok()).unwrap_or(0),
+            changed_by_hand: rest.contains(&"byhand"),
+            restart_needed: rest.contains(&"waits"),
             definition: number.map(|_| Sha256::of(definition)),
             state,
         });
@@ -270,6 +287,7 @@ fn render(plan: &Plan) -> String {
             Action::Start { vps, job: Some(job) } => {
                 format!("start {} for job {}", short(vps.uuid()), short(job.uuid()))
             }
+            Action::Pause { vps } => format!("pause {}", short(vps.uuid())),
             Action::Shutdown { vps } => format!("shutdown {}", short(vps.uuid())),
             Action::PowerOff { vps } => format!("power off {}", short(vps.uuid())),
             Action::Snapshot { vps, change, name, .. } => {
@@ -289,6 +307,12 @@ fn render(plan: &Plan) -> String {
     }
     for (id, status) in &plan.statuses {
         let _ = write!(out, "{} {:?} s{}", short(id.uuid()), status.state, status.start_count);
+        if status.build > 0 {
+            let _ = write!(out, " b{}", status.build);
+        }
+        if status.restart_needed {
+            out.push_str(", waits for its next start");
+        }
         for note in [&status.progress, &status.problem].into_iter().flatten() {
             let _ = write!(out, "; {note}");
         }
@@ -487,6 +511,126 @@ fn a_stop_is_graceful_first_and_forced_after_the_grace() {
     "#]]);
     Scene::new("1 off", "1 byguest").remember(1, stopping_for(3)).check(&expect![[r#"
         1 Stopped s0
+    "#]]);
+}
+
+#[test]
+fn a_stop_has_its_own_grace_or_none() {
+    Scene::new("1 off g0, 2 off g5", "1 running, 2 running").check(&expect![[r#"
+        do power off 1
+        do shutdown 2
+        1 Running s0; powering off
+        2 Running s0; shutting down
+    "#]]);
+    Scene::new("1 off g5", "1 running").remember(1, stopping_for(6)).check(&expect![[r#"
+        do power off 1
+        1 Running s0; powering off
+    "#]]);
+    // An order to force it that comes while it shuts down holds at once.
+    Scene::new("1 off g0", "1 running").remember(1, stopping_for(3)).check(&expect![[r#"
+        do power off 1
+        1 Running s0; powering off
+    "#]]);
+}
+
+#[test]
+fn a_pause_halts_what_runs_and_only_an_order_lets_it_go_on() {
+    Scene::new("1 pause", "1 running").check(&expect![[r#"
+        do pause 1
+        1 Running s0; pausing
+    "#]]);
+    Scene::new("1 pause", "1 paused").check(&expect![[r#"
+        1 Paused s0
+    "#]]);
+    // Paused by hand: said, not undone.
+    let started = VpsMemory { start_count: 1, ..ran_in(1) };
+    Scene::new("1 on s1", "1 paused").remember(1, started.clone()).check(&expect![[r#"
+        1 Paused s1; it is paused, by hand or for lack of disk space; resume it once that is mended
+    "#]]);
+    Scene::new("1 on s2", "1 paused").remember(1, started.clone()).check(&expect![[r#"
+        do start 1
+        1 Paused s1; starting
+    "#]]);
+    // Its memory is lost once it is off: it is not brought back in another state than the one it was paused in.
+    Scene::new("1 pause s1", "1 stopped").remember(1, started).check(&expect![[r#"
+        1 StoppedByGuest s1; it was paused and has gone off since, with its memory: start it, or stop it to leave it off
+    "#]]);
+    Scene::new("1 off", "1 paused").check(&expect![[r#"
+        do shutdown 1
+        1 Paused s0; shutting down
+    "#]]);
+}
+
+#[test]
+fn a_suspended_vps_is_off_or_keeps_running_cut_off() {
+    Scene::new("1 on suspended, 2 on suspended, 3 on isolated", "1 running, 2 stopped, 3 running").check(
+        &expect![[r#"
+            do shutdown 1
+            1 Running s0; shutting down
+            2 Stopped s0
+            3 Running s0
+        "#]],
+    );
+    // Also after a reboot of the host.
+    let mut scene = Scene::new("1 on suspended, 2 on isolated", "1 stopped, 2 stopped")
+        .remember(1, ran_in(1))
+        .remember(2, ran_in(1));
+    scene.terms.boot = boot(2);
+    scene.check(&expect![[r#"
+        do start 2
+        1 Stopped s0
+        2 Stopped s0; starting
+    "#]]);
+}
+
+#[test]
+fn a_rebuild_fetches_its_image_stops_the_guest_and_makes_its_disk_anew() {
+    let mut scene = Scene::new("1 on b1", "1 running");
+    scene.work.blobs.clear();
+    scene.check(&expect![[r#"
+        do fetch image tiny
+        1 Running s0; image tiny 0 %
+    "#]]);
+    Scene::new("1 on b1", "1 running").check(&expect![[r#"
+        do shutdown 1
+        1 Running s0; shutting down
+    "#]]);
+    Scene::new("1 on b1", "1 stopped").remember(1, stopping_for(3)).check(&expect![[r#"
+        do prepare 1 p1
+        1 Stopped s0; rebuilding
+    "#]]);
+    Scene::new("1 on b1 s2", "1 stopped b1").check(&expect![[r#"
+        do start 1
+        1 Stopped s0 b1; starting
+    "#]]);
+    // An older build is never wanted back, and what is deleted is left as it is.
+    Scene::new("1 on, 2 on b1 retained", "1 stopped b1, 2 stopped").check(&expect![[r#"
+        1 Stopped s0 b1; build 1 of this VPS is here, an older one (0) is wanted; nothing is changed
+        2 Stopped s0
+    "#]]);
+}
+
+#[test]
+fn what_was_changed_by_hand_is_put_right_and_what_waits_for_a_start_is_said() {
+    Scene::new("1 on, 2 off", "1 running byhand, 2 stopped byhand").check(&expect![[r#"
+        do prepare 1 p1
+        do prepare 2 p1
+        1 Running s0; its definition was changed by hand and is put right
+        2 Stopped s0; its definition was changed by hand and is put right
+    "#]]);
+    Scene::new("1 on, 2 off", "1 running waits, 2 stopped waits").check(&expect![[r#"
+        1 Running s0, waits for its next start
+        2 Stopped s0
+    "#]]);
+}
+
+#[test]
+fn a_restart_takes_a_changed_definition_over_before_it_starts_again() {
+    let mut scene = Scene::new("1 on, job 7 1", "1 stopped drift").remember(1, stopping_for(3));
+    scene.memory.jobs.insert(job(7), JobMemory::Stopping { since: ago(3) });
+    scene.check(&expect![[r#"
+        do prepare 1 p1
+        1 Stopped s0; preparing
     "#]]);
 }
 
@@ -820,18 +964,22 @@ fn a_guest_in_another_engine_than_its_vps_belongs_into_is_left_alone_and_listed(
 }
 
 prop_compose! {
-    fn any_want()(number in 1..5_u128, on: bool, hold in prop::bool::weighted(0.1), retained in prop::bool::weighted(0.2),
-        restart: bool, count in 0..3_u64, placement in 1..3_u64) -> String {
+    fn any_want()(number in 1..5_u128, hold in prop::bool::weighted(0.1), retained in prop::bool::weighted(0.2),
+        restart: bool, count in 0..3_u64, placement in 1..3_u64,
+        build in 0..2_u64, power in 0..3_usize, more in 0..4_usize) -> String {
+        let power = ["on", "off", "pause"][power];
+        let more = ["", "isolated", "suspended", "g0"][more];
         let word = |is: bool, word: &'static str| if is { word } else { "" };
-        format!("{number} {} {} {} {} s{count} p{placement}", word(on, "on").to_owned() + word(!on, "off"),
+        format!("{number} {power} {} {} {} s{count} p{placement} b{build} {more}",
             word(hold, "hold"), word(retained, "retained"), word(restart, "restart"))
     }
 }
 
 prop_compose! {
-    fn any_have()(number in 1..7_u128, state in 0..6_usize, placement in 1..3_u64, drift: bool) -> (u128, String) {
+    fn any_have()(number in 1..7_u128, state in 0..6_usize, placement in 1..3_u64, drift: bool, build in 0..2_u64)
+        -> (u128, String) {
         let states = ["running", "stopped", "byguest", "crashed", "paused", "unknown"];
-        (number, format!("{number} {} p{placement} {}", states[state], if drift { "drift" } else { "" }))
+        (number, format!("{number} {} p{placement} b{build} {}", states[state], if drift { "drift" } else { "" }))
     }
 }
 
@@ -890,6 +1038,11 @@ proptest! {
                     Action::Start { .. } => {
                         prop_assert!(want.is_some_and(VpsSpec::wants_running) && !may_have_moved);
                         prop_assert_eq!(guests[&id].placement, want.unwrap().placement);
+                        prop_assert_eq!(guests[&id].build, want.unwrap().build);
+                    }
+                    // A disk is only ever taken from a guest that is off.
+                    Action::Prepare { .. } if guests.get(&id).is_some_and(|guest| guest.build < want.unwrap().build) => {
+                        prop_assert!(!verdict::is_on(guests[&id].state));
                     }
                     _ => prop_assert!(want.is_some() && scene.terms.mode == Mode::Managed),
                 }

@@ -3,7 +3,7 @@
 use chom_protocol::helper::ObservedGuest;
 use chom_protocol::host::HostSpec;
 use chom_protocol::job::JobOutcome;
-use chom_protocol::vps::{Engine, GuestShutdown, Sha256, VpsSpec, VpsState};
+use chom_protocol::vps::{Engine, GuestShutdown, Power, Sha256, VpsSpec, VpsState};
 use chom_protocol::{Bytes, JobId, UnixMillis, VpsId};
 
 use super::{
@@ -29,6 +29,12 @@ impl Verdict {
 
     pub(super) fn problem(self, problem: impl Into<String>) -> Self {
         Self { problem: Some(problem.into()), ..self }
+    }
+
+    /// With a problem, unless something is done or said already.
+    fn or_problem(self, problem: &str) -> Self {
+        let is_quiet = self.action.is_none() && self.problem.is_none() && self.progress.is_none();
+        if is_quiet { self.problem(problem) } else { self }
     }
 
     pub(super) fn progress(self, progress: impl Into<String>) -> Self {
@@ -134,6 +140,7 @@ pub(super) fn decide(
     verdict
 }
 
+/// Whether a guest holds its disk and memory.
 pub(super) fn is_on(state: VpsState) -> bool {
     matches!(state, VpsState::Running | VpsState::Paused)
 }
@@ -165,6 +172,7 @@ impl Case<'_> {
             Some(guest)
                 if !is_on(guest.state)
                     && guest.placement == self.want.placement
+                    && guest.build == self.want.build
                     && self.want.wants_running()
                     && rebooted =>
             {
@@ -225,6 +233,9 @@ impl Case<'_> {
         if guest.state == VpsState::Unknown {
             return quiet.problem("the engine cannot say what this guest does; the next look may tell");
         }
+        if guest.build != self.want.build && !self.want.retained {
+            return self.rebuild(guest, quiet);
+        }
         if let Some((job, kind)) = self.job.and_then(|id| Some((id, &self.desired.jobs.get(&id)?.kind))) {
             let blank = Verdict::quiet(quiet.state);
             match self.snapshot_job(job, kind, guest, blank) {
@@ -233,11 +244,11 @@ impl Case<'_> {
                 None => {}
             }
         }
-        match (self.want.wants_running(), on) {
-            (false, true) => self.stop(quiet),
-            (true, true) if self.memory.stopping.is_some() => self.stop(quiet),
-            (false, false) => self.redefine(guest, quiet),
-            (true, true) if self.memory.rescue != self.rescue() => {
+        match (self.want.wanted_power(), on) {
+            (Power::Stopped, true) => self.stop(quiet),
+            (Power::Running | Power::Paused, true) if self.memory.stopping.is_some() => self.stop(quiet),
+            (Power::Stopped, false) => self.redefine(guest, quiet),
+            (Power::Running, true) if self.memory.rescue != self.rescue() => {
                 // What it boots from next is made ready while it still runs.
                 let ready = self.redefine(guest, Verdict::quiet(quiet.state));
                 let waits = ready.action.is_some() || ready.progress.is_some() || ready.problem.is_some();
@@ -247,14 +258,16 @@ impl Case<'_> {
                 };
                 if waits { ready } else { self.stop(quiet.progress(why)) }
             }
-            (true, true) if guest.state == VpsState::Paused => {
-                quiet.problem("it is paused, by hand or for lack of disk space; resume it in the engine")
+            (Power::Running, true) if guest.state == VpsState::Paused => self.resume(quiet),
+            (Power::Paused, true) if guest.state == VpsState::Running => {
+                quiet.act(Action::Pause { vps: self.want.id })
             }
-            (true, true) => self.redefine(guest, quiet),
-            (true, false) => {
-                let redefined = self.redefine(guest, Verdict::quiet(quiet.state));
-                let waits = redefined.action.is_some() || redefined.progress.is_some();
-                if waits { redefined } else { self.switch_on(guest, quiet) }
+            (Power::Running | Power::Paused, true) => self.redefine(guest, quiet),
+            (Power::Paused, false) => self.redefine(guest, quiet).or_problem(
+                "it was paused and has gone off since, with its memory: start it, or stop it to leave it off",
+            ),
+            (Power::Running, false) => {
+                self.redefine_first(guest, quiet.state).unwrap_or_else(|| self.switch_on(guest, quiet))
             }
         }
     }
@@ -264,13 +277,51 @@ impl Case<'_> {
         self.want.rescue.as_ref().map(|image| image.sha256)
     }
 
-    /// Takes a changed definition over; a running guest takes it at its next start.
+    /// What is paused against the wish was paused by hand, or by the engine for want of disk space: only an admin's word
+    /// lets it go on.
+    fn resume(&self, quiet: Verdict) -> Verdict {
+        if self.want.start_count > self.memory.start_count {
+            return self.start(quiet, None);
+        }
+        quiet.problem("it is paused, by hand or for lack of disk space; resume it once that is mended")
+    }
+
+    /// Makes another disk in place of the present one. The image comes first, so that the guest is off for a moment only.
+    fn rebuild(&self, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
+        if guest.build > self.want.build {
+            return quiet.problem(format!(
+                "build {} of this VPS is here, an older one ({}) is wanted; nothing is changed",
+                guest.build, self.want.build
+            ));
+        }
+        match self.blobs(&quiet) {
+            Some(waiting) => waiting,
+            None if is_on(guest.state) => self.stop(quiet),
+            None => self.make(quiet.progress("rebuilding")),
+        }
+    }
+
+    /// Takes a changed definition over, and takes back what was changed by hand; a running guest takes it at its next
+    /// start.
     fn redefine(&self, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
+        if self.want.retained {
+            return quiet;
+        }
         let wanted = self.input.work.definitions.get(&self.want.id);
         match (wanted, &guest.definition) {
-            (Some(wanted), Some(found)) if wanted != found && !self.want.retained => self.make(quiet),
+            (Some(wanted), Some(found)) if wanted != found => self.make(quiet),
+            _ if guest.changed_by_hand => {
+                self.make(quiet.progress("its definition was changed by hand and is put right"))
+            }
             _ => quiet,
         }
+    }
+
+    /// What is to be taken over before the guest is switched on; none when it can be.
+    fn redefine_first(&self, guest: &ObservedGuest, state: VpsState) -> Option<Verdict> {
+        let redefined = self.redefine(guest, Verdict::quiet(state));
+        let waits = redefined.action.is_some() || redefined.progress.is_some() || redefined.problem.is_some();
+        waits.then_some(redefined)
     }
 
     fn switch_on(&self, guest: &ObservedGuest, quiet: Verdict) -> Verdict {
@@ -305,8 +356,12 @@ impl Case<'_> {
 
     pub(super) fn stop(&self, quiet: Verdict) -> Verdict {
         let (vps, now) = (self.want.id, self.now());
-        let Some(stopping) = self.memory.stopping else { return quiet.act(Action::Shutdown { vps }) };
-        let forced_at = stopping.since.plus_seconds(u64::from(self.desired.settings.stop_grace_seconds));
+        let grace =
+            u64::from(self.want.stop_grace_seconds.unwrap_or(self.desired.settings.stop_grace_seconds));
+        let Some(stopping) = self.memory.stopping else {
+            return quiet.act(if grace == 0 { Action::PowerOff { vps } } else { Action::Shutdown { vps } });
+        };
+        let forced_at = stopping.since.plus_seconds(grace);
         // A clock that stepped back must not prolong the grace for ever.
         if now >= forced_at || now < stopping.since {
             return quiet.act(Action::PowerOff { vps });
@@ -336,6 +391,9 @@ impl Case<'_> {
             let problem = why.unwrap_or_else(|| "it did not end in time; look at the VPS's state".to_owned());
             return quiet.act(Action::FinishJob { job, outcome: JobOutcome::Failed { problem } });
         }
-        if on { self.stop(quiet) } else { self.start(quiet, Some(job)) }
+        if on {
+            return self.stop(quiet);
+        }
+        self.redefine_first(guest, quiet.state).unwrap_or_else(|| self.start(quiet, Some(job)))
     }
 }

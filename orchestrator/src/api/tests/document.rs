@@ -51,21 +51,29 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/networks
         POST /api/networks/{network}/pools
         POST /api/networks/{network}/pools/remove
+        POST /api/operations/{operation}/cancel
         POST /api/vps-servers
         POST /api/vps-servers/{vps}/addresses
         POST /api/vps-servers/{vps}/clone
         POST /api/vps-servers/{vps}/hold
         POST /api/vps-servers/{vps}/iso
         POST /api/vps-servers/{vps}/network
+        POST /api/vps-servers/{vps}/pause
         POST /api/vps-servers/{vps}/purge
+        POST /api/vps-servers/{vps}/rebuild
+        POST /api/vps-servers/{vps}/rename
         POST /api/vps-servers/{vps}/rescue
+        POST /api/vps-servers/{vps}/resize
         POST /api/vps-servers/{vps}/restart
+        POST /api/vps-servers/{vps}/resume
         POST /api/vps-servers/{vps}/snapshots
         POST /api/vps-servers/{vps}/snapshots/{snapshot}/restore
         POST /api/vps-servers/{vps}/start
         POST /api/vps-servers/{vps}/stop
+        POST /api/vps-servers/{vps}/suspend
         POST /api/vps-servers/{vps}/undelete
         POST /api/vps-servers/{vps}/unrescue
+        POST /api/vps-servers/{vps}/unsuspend
     "#]]
     .assert_eq(&text);
 }

@@ -254,6 +254,9 @@ pub(super) struct Vps {
     hold: bool,
     retained: bool,
     start_count: u64,
+    build: u64,
+    suspension: Option<Suspension>,
+    stop_grace_seconds: Option<u32>,
     cores: u32,
     memory: u64,
     disk: u64,
@@ -280,6 +283,9 @@ impl From<&vps::VpsSpec> for Vps {
             hold,
             retained,
             start_count,
+            build,
+            suspension,
+            stop_grace_seconds,
             cores,
             memory,
             disk,
@@ -302,6 +308,9 @@ impl From<&vps::VpsSpec> for Vps {
             hold: *hold,
             retained: *retained,
             start_count: *start_count,
+            build: *build,
+            suspension: suspension.map(Into::into),
+            stop_grace_seconds: *stop_grace_seconds,
             cores: *cores,
             memory: memory.0,
             disk: disk.0,
@@ -331,6 +340,9 @@ impl TryFrom<Vps> for vps::VpsSpec {
             hold,
             retained,
             start_count,
+            build,
+            suspension,
+            stop_grace_seconds,
             cores,
             memory,
             disk,
@@ -356,6 +368,9 @@ impl TryFrom<Vps> for vps::VpsSpec {
             hold,
             retained,
             start_count,
+            build,
+            suspension: suspension.map(Into::into),
+            stop_grace_seconds,
             cores,
             memory: Bytes(memory),
             disk: Bytes(disk),
@@ -486,7 +501,8 @@ pub(super) use twin;
 // The order of the variants is their number on the wire: add at the end only.
 twin! {
     Engine = vps::Engine { Libvirt, Fake, Incus }
-    Power = vps::Power { Running, Stopped }
+    Power = vps::Power { Running, Stopped, Paused }
+    Suspension = vps::Suspension { Isolated, Stopped }
     GuestShutdown = vps::GuestShutdown { StayOff, Restart }
     ImageFormat = vps::ImageFormat { Qcow2, Raw, IncusTarball, Iso }
 }

@@ -203,6 +203,8 @@ struct VpsStatus {
     state: VpsState,
     placement: u64,
     start_count: u64,
+    build: u64,
+    restart_needed: bool,
     since: u64,
     problem: Option<String>,
     progress: Option<String>,
@@ -212,12 +214,24 @@ struct VpsStatus {
 
 impl VpsStatus {
     fn new(status: &vps::VpsStatus, text_bytes_max: usize) -> Self {
-        let vps::VpsStatus { state, placement, start_count, since, problem, progress, traffic, snapshots } =
-            status;
+        let vps::VpsStatus {
+            state,
+            placement,
+            start_count,
+            build,
+            restart_needed,
+            since,
+            problem,
+            progress,
+            traffic,
+            snapshots,
+        } = status;
         Self {
             state: (*state).into(),
             placement: *placement,
             start_count: *start_count,
+            build: *build,
+            restart_needed: *restart_needed,
             since: since.0,
             problem: problem.as_ref().map(|problem| line(problem, text_bytes_max)),
             progress: progress.as_ref().map(|progress| line(progress, text_bytes_max)),
@@ -231,12 +245,24 @@ impl VpsStatus {
 
 impl From<VpsStatus> for vps::VpsStatus {
     fn from(status: VpsStatus) -> Self {
-        let VpsStatus { state, placement, start_count, since, problem, progress, traffic, snapshots } =
-            status;
+        let VpsStatus {
+            state,
+            placement,
+            start_count,
+            build,
+            restart_needed,
+            since,
+            problem,
+            progress,
+            traffic,
+            snapshots,
+        } = status;
         Self {
             state: state.into(),
             placement,
             start_count,
+            build,
+            restart_needed,
             since: UnixMillis(since),
             problem: problem.map(|problem| line(&problem, TEXT_BYTES_MAX)),
             progress: progress.map(|progress| line(&progress, TEXT_BYTES_MAX)),
