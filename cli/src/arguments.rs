@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Failure;
 use crate::session::{Session, Shared};
-use crate::{alert, authority, catalogue, events, host, network, notification, operation, shell, smtp, vps};
+use crate::{
+    alert, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key, vps,
+};
 
 /// Runs a fleet of VPS hosts from the command line
 #[derive(Debug, Parser)]
@@ -53,6 +55,9 @@ enum Command {
     /// What VPSs can be made from
     #[command(subcommand)]
     Image(catalogue::ImageCommand),
+    /// SSH keys that new VPSs let in
+    #[command(subcommand)]
+    Key(ssh_key::KeyCommand),
     /// The fleet's CAs
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
@@ -86,6 +91,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Region(command) => catalogue::regions(&session, command),
         Command::Size(command) => catalogue::sizes(&session, command),
         Command::Image(command) => catalogue::images(&session, command),
+        Command::Key(command) => ssh_key::run(&session, command),
         Command::Authority(command) => authority::run(&session, command),
         Command::Network(command) => network::run(&session, command),
         Command::Address(command) => network::addresses(&session, command),

@@ -1,6 +1,10 @@
 //! Regions, sizes and images: what a VPS can be made of.
 
-use chom_protocol::api::catalogue::{ImageView, RegionView, SizeView};
+use std::path::PathBuf;
+
+use chom_protocol::Name;
+use chom_protocol::api::catalogue::{ImageView, NewImage, RegionView, SizeView};
+use chom_protocol::vps::{Engine, ImageFormat, Sha256};
 use clap::Subcommand;
 
 use crate::error::Failure;
@@ -35,6 +39,50 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         list: ListOptions,
     },
+    /// Shows an image
+    Show {
+        /// Its name
+        image: Name,
+    },
+    /// Adds an image from a file; its bytes go to the orchestrator, and from there to the hosts that need it
+    Add(AddOptions),
+    /// Removes an image that was added and that no VPS was made from
+    Remove {
+        /// Its name
+        image: Name,
+    },
+}
+
+/// What to add.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AddOptions {
+    /// Its name
+    image: Name,
+    /// The file
+    file: PathBuf,
+    /// What runs it
+    #[arg(long, value_parser = word_of::<Engine>, default_value = "libvirt")]
+    engine: Engine,
+    /// How its bytes are laid out: qcow2, raw, incus_tarball
+    #[arg(long, value_parser = word_of::<ImageFormat>)]
+    format: ImageFormat,
+    /// Which version of what is in it
+    #[arg(long = "image-version", value_name = "VERSION")]
+    image_version: Option<String>,
+    /// What its bytes must be, as sha256sum(1) prints it
+    #[arg(long, value_parser = word_of::<Sha256>)]
+    sha256: Option<Sha256>,
+    /// Smallest disk that it fits on, where that is more than its header says
+    #[arg(long, value_name = "MIB")]
+    minimum_disk_mib: Option<u64>,
+    /// The user that cloud-init makes in it
+    #[arg(long, value_name = "USER")]
+    default_user: Option<String>,
+}
+
+/// A word as the API writes it.
+fn word_of<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
 /// Runs `chomctl region`.
@@ -53,9 +101,31 @@ pub(crate) fn sizes(session: &Session, command: SizeCommand) -> Result<(), Failu
 
 /// Runs `chomctl image`.
 pub(crate) fn images(session: &Session, command: ImageCommand) -> Result<(), Failure> {
-    let ImageCommand::List { list } = command;
-    let images: Vec<ImageView> = session.client()?.list("/api/images", list.limit)?;
-    session.screen.show(&images, |view| image_table(&images, view))
+    let client = session.client()?;
+    let shown: ImageView = match command {
+        ImageCommand::List { list } => {
+            let images: Vec<ImageView> = client.list("/api/images", list.limit)?;
+            return session.screen.show(&images, |view| image_table(&images, view));
+        }
+        ImageCommand::Show { image } => client.get(&format!("/api/images/{image}"))?,
+        ImageCommand::Remove { image } => client.delete(&format!("/api/images/{image}"))?,
+        ImageCommand::Add(options) => {
+            let AddOptions {
+                image,
+                file,
+                engine,
+                format,
+                image_version: version,
+                sha256,
+                minimum_disk_mib,
+                default_user,
+            } = options;
+            let new =
+                NewImage { name: image, version, engine, format, sha256, minimum_disk_mib, default_user };
+            client.upload("/api/images", &new, &file)?
+        }
+    };
+    session.screen.show(&shown, |view| image_table(std::slice::from_ref(&shown), view))
 }
 
 fn region_table(regions: &[RegionView], view: &View) -> String {
@@ -84,19 +154,35 @@ fn size_table(sizes: &[SizeView], view: &View) -> String {
 }
 
 fn image_table(images: &[ImageView], view: &View) -> String {
-    let narrow = ["NAME", "ENGINE", "FORMAT", "SIZE", "SMALLEST DISK", "DEFAULT"];
-    let wide = ["NAME", "ENGINE", "FORMAT", "SIZE", "SMALLEST DISK", "DEFAULT", "SHA256"];
+    let narrow = ["NAME", "VERSION", "ENGINE", "FORMAT", "SIZE", "SMALLEST DISK", "USER", "VPS", "DEFAULT"];
+    let wide = [
+        "NAME",
+        "VERSION",
+        "ENGINE",
+        "FORMAT",
+        "SIZE",
+        "SMALLEST DISK",
+        "USER",
+        "VPS",
+        "DEFAULT",
+        "SOURCE",
+        "SHA256",
+    ];
     let mut table = Table::new(if view.wide { &wide } else { &narrow });
     for image in images {
         let mut row = vec![
             Cell::from(&image.name),
+            Cell::from(image.version.as_deref().unwrap_or("-")),
             Cell::from(image.engine),
             Cell::from(word(&image.format)),
             Cell::from(image.size_bytes),
             Cell::from(image.minimum_disk_bytes),
+            Cell::from(image.default_user.as_deref().unwrap_or("-")),
+            Cell::from(image.vps_count),
             Cell::from(yes_no(image.default)),
         ];
         if view.wide {
+            row.push(Cell::from(word(&image.source)));
             row.push(Cell::from(image.sha256));
         }
         table.row(row);
@@ -132,8 +218,8 @@ mod tests {
             us-east  3      2
             NAME   CORES  MEMORY  DISK
             small  1      1 GiB   10 GiB
-            NAME       ENGINE   FORMAT  SIZE   SMALLEST DISK  DEFAULT
-            debian-12  libvirt  qcow2   3 MiB  2 GiB          yes
+            NAME       VERSION  ENGINE   FORMAT  SIZE   SMALLEST DISK  USER  VPS  DEFAULT
+            debian-12  -        libvirt  qcow2   3 MiB  2 GiB          -     0    yes
         "#]]
         .assert_eq(&text);
     }

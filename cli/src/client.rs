@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A test mail waits for the mail server, which may take minutes (RFC 5321 section 4.5.3.2).
 pub(crate) const MAIL_TIMEOUT: Duration = Duration::from_secs(330);
+/// The largest image over 100 Mbit/s takes an hour and a half.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3 * 60 * 60);
 /// Silence on the event stream after which it is taken for dead; the server sends a comment more often.
 const STREAM_SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Largest answer: a page of 1000 hosts with some problems each is about 4 MiB.
@@ -210,6 +212,38 @@ impl Client {
             cursor = page.next_cursor;
         }
         Err(self.strange(None, format!("the list {path} does not end")))
+    }
+
+    /// Sends a file, described by parameters. It is not sent a second time when it fails.
+    pub(crate) fn upload<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        described: &Q,
+        file: &std::path::Path,
+    ) -> Result<T, Failure> {
+        let failed =
+            |source| Failure::File { what: "an image from", path: file.display().to_string(), source };
+        let opened = std::fs::File::open(file).map_err(failed)?;
+        let described =
+            serde_json::to_value(described).map_err(|error| self.strange(None, error.to_string()))?;
+        let text =
+            |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let query: Vec<(String, String)> = described
+            .as_object()
+            .map(|fields| fields.iter().map(|(name, value)| (name.clone(), text(value))).collect())
+            .unwrap_or_default();
+        let answer = self
+            .agent
+            .post(self.url(path))
+            .query_pairs(query.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .config()
+            .timeout_global(Some(UPLOAD_TIMEOUT))
+            .build()
+            .header("Authorization", &self.authorization)
+            .header("Accept", "application/json")
+            .content_type("application/octet-stream")
+            .send(&opened);
+        self.decode(answer)
     }
 
     /// Changes something; the request has a body.

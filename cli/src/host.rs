@@ -12,6 +12,7 @@ use crate::error::Failure;
 use crate::session::{ListOptions, Reference, Session};
 use crate::shell::eprint_line;
 
+pub(crate) mod limits;
 mod render;
 
 /// Where hosts are in the API.
@@ -50,6 +51,21 @@ pub(crate) enum HostCommand {
     Uncordon {
         /// Its name or id
         host: Reference,
+    },
+    /// Sets and takes away labels: disk=nvme, rack=a1, rack-
+    Label {
+        /// Its name or id
+        host: Reference,
+        /// `key=value` sets, `key-` takes away
+        #[arg(required = true)]
+        labels: Vec<String>,
+    },
+    /// Sets how much of a host may be promised; what is not given stays
+    Limit {
+        /// Its name or id
+        host: Reference,
+        #[command(flatten)]
+        limits: limits::LimitOptions,
     },
     /// Puts a host out of the fleet; if it returns it may only report
     Forget {
@@ -111,6 +127,14 @@ pub(crate) fn run(session: &Session, command: HostCommand) -> Result<(), Failure
         }
         HostCommand::Cordon { host } => set_cordon(&client, &host, true)?,
         HostCommand::Uncordon { host } => set_cordon(&client, &host, false)?,
+        HostCommand::Label { host, labels } => {
+            let request = limits::labels(&labels)?;
+            client.post(&format!("{}/labels", by_id(&client, &host)?), &request)?
+        }
+        HostCommand::Limit { host, limits } => {
+            let row: HostView = client.get(&path(&host))?;
+            client.post(&format!("{PATH}/{}/limits", row.id), &limits.over(row.limits))?
+        }
         HostCommand::AllowDestroys { host } => {
             client.act(&format!("{}/allow-destroys", by_id(&client, &host)?))?
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use chom_protocol::Name;
 use chom_protocol::api::hosts::HostView;
 use chom_protocol::api::vps_servers::{
-    CreateVps, SSH_KEYS_MAX, SetHold, USER_DATA_BYTES_MAX, VpsAccepted, VpsView,
+    CreatePlan, CreateVps, SSH_KEYS_MAX, SetHold, USER_DATA_BYTES_MAX, VpsAccepted, VpsView,
 };
 use chom_protocol::vps::{Engine, GuestShutdown};
 use clap::Subcommand;
@@ -130,12 +130,24 @@ pub(crate) struct CreateOptions {
     /// A file of public SSH keys, one line each; may be given several times
     #[arg(long = "ssh-key-file", value_name = "FILE")]
     ssh_key_files: Vec<PathBuf>,
+    /// One of the tenant's keys (chomctl key list), instead of all of them; may be given several times
+    #[arg(long = "key", value_name = "NAME")]
+    tenant_keys: Vec<Name>,
     /// cloud-init user data: a #cloud-config document or a script
     #[arg(long, value_name = "FILE")]
     user_data_file: Option<PathBuf>,
     /// What to do when the guest powers itself off
     #[arg(long, value_enum, default_value = "stay-off")]
     guest_shutdown: AfterShutdown,
+    /// No two VPSs of this group stand on one host
+    #[arg(long, value_name = "GROUP")]
+    anti_affinity: Option<Name>,
+    /// A label that its host must have; may be given several times
+    #[arg(long = "host-label", value_name = "KEY=VALUE")]
+    host_labels: Vec<String>,
+    /// Say where it would go and why, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     #[command(flatten)]
     wait: WaitOptions,
 }
@@ -156,9 +168,24 @@ impl CreateOptions {
             AfterShutdown::StayOff => GuestShutdown::StayOff,
             AfterShutdown::Restart => GuestShutdown::Restart,
         };
-        let Self { name, region, size, image, engine, network, .. } = self;
-        let request =
-            CreateVps { name, region, size, image, engine, network, ssh_keys, user_data, guest_shutdown };
+        let (name, region, size, image, engine, network) =
+            (self.name, self.region, self.size, self.image, self.engine, self.network);
+        let host_labels = crate::host::limits::wanted(&self.host_labels)?;
+        let anti_affinity = self.anti_affinity;
+        let request = CreateVps {
+            name,
+            region,
+            size,
+            image,
+            engine,
+            network,
+            ssh_keys,
+            tenant_keys: (!self.tenant_keys.is_empty()).then_some(self.tenant_keys),
+            user_data,
+            guest_shutdown,
+            anti_affinity,
+            host_labels,
+        };
         Ok((request, self.wait))
     }
 }
@@ -184,8 +211,13 @@ fn user_data(file: Option<&PathBuf>) -> Result<Option<String>, Failure> {
 pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure> {
     match command {
         VpsCommand::Create(options) => {
+            let dry_run = options.dry_run;
             let (request, wait) = options.request()?;
             let client = session.client()?;
+            if dry_run {
+                let plan: CreatePlan = client.post(&format!("{PATH}?dry_run=true"), &request)?;
+                return session.screen.show(&plan, |view| render::plan(&plan, view));
+            }
             let accepted = client.post(PATH, &request)?;
             finish(session, &client, accepted, wait)
         }

@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 
 use crate::fleet::Fleet;
 use crate::history::History;
+use crate::images::ImageFolder;
 use crate::notify::Notifier;
 use crate::prometheus::HttpMetrics;
 use crate::store::Store;
@@ -27,6 +28,7 @@ mod document;
 mod envelope;
 mod events;
 mod hosts;
+mod images;
 mod networks;
 mod operations;
 mod page;
@@ -36,6 +38,7 @@ mod request;
 mod server;
 mod smtp;
 mod snapshots;
+mod ssh_keys;
 mod system;
 mod vps_changes;
 mod vps_network;
@@ -57,6 +60,7 @@ pub struct App {
     store: Arc<dyn Store>,
     history: Arc<History>,
     notifier: Notifier,
+    images: Arc<ImageFolder>,
     stop: CancellationToken,
     http: HttpMetrics,
     streams: events::Streams,
@@ -73,6 +77,7 @@ impl App {
         store: Arc<dyn Store>,
         history: Arc<History>,
         notifier: Notifier,
+        images: Arc<ImageFolder>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -80,6 +85,7 @@ impl App {
             store,
             history,
             notifier,
+            images,
             stop,
             http: HttpMetrics::default(),
             streams: events::Streams::default(),
@@ -120,7 +126,10 @@ fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     router
         .routes(routes!(catalogue::regions))
         .routes(routes!(catalogue::sizes))
-        .routes(routes!(catalogue::images))
+        .routes(routes!(images::list, images::add))
+        .routes(routes!(images::show, images::remove))
+        .routes(routes!(ssh_keys::list, ssh_keys::add))
+        .routes(routes!(ssh_keys::remove))
 }
 
 fn with_hosts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
@@ -128,6 +137,8 @@ fn with_hosts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(hosts::list, hosts::add))
         .routes(routes!(hosts::show))
         .routes(routes!(hosts::cordon))
+        .routes(routes!(hosts::label))
+        .routes(routes!(hosts::limit))
         .routes(routes!(hosts::forget))
         .routes(routes!(hosts::revoke))
         .routes(routes!(hosts::ledger, hosts::resolve_ledger))

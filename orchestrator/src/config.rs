@@ -196,6 +196,10 @@ impl Default for AlertSettings {
 pub struct Overcommit {
     /// Cores promised for each real one.
     pub cores_per_core: u32,
+    /// Memory promised for 100 bytes of real memory.
+    pub memory_percent: u32,
+    /// Real cores of each host that are not for VPSs.
+    pub cores_reserved: u32,
     /// Memory of each host that is not for VPSs.
     pub memory_reserved_mib: u64,
     /// Disk of each host that is not for VPSs.
@@ -204,7 +208,13 @@ pub struct Overcommit {
 
 impl Default for Overcommit {
     fn default() -> Self {
-        Self { cores_per_core: 8, memory_reserved_mib: 512, disk_reserved_mib: 2048 }
+        Self {
+            cores_per_core: 8,
+            memory_percent: 100,
+            cores_reserved: 0,
+            memory_reserved_mib: 512,
+            disk_reserved_mib: 2048,
+        }
     }
 }
 

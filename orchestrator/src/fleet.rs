@@ -21,6 +21,7 @@ pub mod decision;
 pub mod error;
 pub mod events;
 pub mod hosts;
+mod images;
 mod keeper;
 pub mod ledger;
 mod media;
@@ -33,10 +34,12 @@ pub mod rotation;
 pub mod rows;
 pub mod sessions;
 pub mod snapshots;
+mod ssh_keys;
 pub mod state;
 pub mod tokens;
 pub mod view;
 pub mod vps;
+mod vps_plan;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,15 +1,17 @@
-//! The image folder: digests of the configured images, and their bytes for the agents that fetch them. Images are fixed
-//! while the orchestrator runs; a file that changed under us is not served.
+//! The image folder: digests of the configured images, and the bytes of all images for the agents that fetch them. What an
+//! image's name stands for is fixed while it is there; a file that changed under us is not served.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use chom_protocol::vps::{ImageFormat, ImageReference, Sha256};
 use chom_protocol::{Bytes, Name};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::config;
@@ -17,6 +19,9 @@ use crate::durable_file::DurableFile;
 use crate::fleet::catalogue::Image;
 
 mod qcow2;
+mod uploaded;
+
+pub use uploaded::{IMAGE_BYTES_MAX, Incoming, ReceiveError, Received};
 
 /// Read at once while a digest is made: large enough for a disk to stream.
 const READ_BYTES: usize = 1024 * 1024;
@@ -113,13 +118,20 @@ struct Digest {
 
 type Digests = BTreeMap<PathBuf, Digest>;
 
+/// Where images that were added are, in the state folder.
+const ADDED_FOLDER: &str = "images";
+
 /// The images' files by digest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ImageFolder {
-    files: BTreeMap<Sha256, Served>,
+    files: RwLock<BTreeMap<Sha256, Served>>,
+    /// Of those that were added.
+    folder: PathBuf,
+    /// Places for uploads.
+    uploads: Arc<Semaphore>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Served {
     image: Name,
     path: PathBuf,
@@ -146,13 +158,14 @@ pub fn load(
 ) -> Result<(ImageFolder, BTreeMap<Name, Image>), ImageError> {
     let cache = state_directory.join(DIGESTS_FILE);
     let known = read_digests(&cache);
-    let (mut folder, mut catalogue, mut digests) = (ImageFolder::default(), BTreeMap::new(), Digests::new());
+    let (folder, mut catalogue, mut digests) =
+        (ImageFolder::new(state_directory), BTreeMap::new(), Digests::new());
     for image in images {
         let (entry, digest) = load_one(image, &known)?;
         let sha256 = digest.sha256;
         let served =
             Served { image: image.name.clone(), path: image.file.clone(), stamp: digest.stamp.clone() };
-        folder.files.insert(sha256, served);
+        folder.serve(sha256, served);
         digests.insert(image.file.clone(), digest);
         catalogue.insert(image.name.clone(), entry);
     }
@@ -195,7 +208,7 @@ fn load_one(image: &config::Image, known: &Digests) -> Result<(Image, Digest), I
         size: Bytes(digest.stamp.size),
         format: *format,
     };
-    Ok((Image { reference, engine: image.engine(), minimum_disk, path: path.clone() }, digest))
+    Ok((Image { reference, engine: image.engine(), minimum_disk }, digest))
 }
 
 fn digest_of(file: &mut File) -> io::Result<Sha256> {
@@ -242,10 +255,20 @@ fn write_digests(path: &Path, digests: &Digests) {
 }
 
 impl ImageFolder {
+    /// An empty one that keeps what is added in a state folder.
+    #[must_use]
+    pub fn new(state_directory: &Path) -> Self {
+        Self {
+            files: RwLock::default(),
+            folder: state_directory.join(ADDED_FOLDER),
+            uploads: Arc::new(Semaphore::new(uploaded::UPLOADS_MAX)),
+        }
+    }
+
     /// Whether there is an image of this content.
     #[must_use]
     pub fn contains(&self, sha256: &Sha256) -> bool {
-        self.files.contains_key(sha256)
+        self.path_of(sha256).is_some()
     }
 
     /// Opens an image at an offset; none when there is no such image. Blocks on the disk.
@@ -253,7 +276,25 @@ impl ImageFolder {
     /// # Errors
     /// When the file was changed or cannot be read, or the offset is past its end.
     pub fn open(&self, sha256: &Sha256, offset: u64) -> Option<Result<OpenImage, OpenError>> {
-        self.files.get(sha256).map(|served| served.open(offset))
+        let served = self.files.read().unwrap_or_else(PoisonError::into_inner).get(sha256).cloned();
+        served.map(|served| served.open(offset))
+    }
+
+    fn path_of(&self, sha256: &Sha256) -> Option<PathBuf> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.get(sha256).map(|served| served.path.clone())
+    }
+
+    fn serve(&self, sha256: Sha256, served: Served) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        // One that the configuration names stays: its file is not ours to remove.
+        if files.get(&sha256).is_none_or(|known| known.path == served.path) {
+            files.insert(sha256, served);
+        }
+    }
+
+    fn forget(&self, sha256: &Sha256) {
+        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(sha256);
     }
 }
 

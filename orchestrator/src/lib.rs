@@ -17,6 +17,7 @@ pub mod prometheus;
 pub mod run;
 pub mod session;
 pub mod store;
+pub mod user_data;
 
 /// An error and its causes in one line, for the log and for whoever called the program.
 #[must_use]

@@ -4,9 +4,15 @@
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
 
+use chom_protocol::api::hosts::Labels;
 use chom_protocol::vps::Engine;
 use chom_protocol::{Bytes, HostId, Name};
+
+mod explain;
+
+pub use explain::{Explanation, HOSTS_EXPLAINED_MAX, explain};
 
 /// A host as placement sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +23,10 @@ pub struct Candidate {
     pub closed: Option<&'static str>,
     /// Whether the wished engine answers on it.
     pub has_engine: bool,
+    /// Whether it has the labels that are wanted.
+    pub has_labels: bool,
+    /// Whether it has a VPS of the group that must not stand together.
+    pub has_group: bool,
     /// Cores that may still be promised.
     pub cores_free: u32,
     /// Memory that may still be promised.
@@ -36,6 +46,10 @@ pub struct Wish {
     pub region: Name,
     /// What runs it.
     pub engine: Engine,
+    /// Labels that the host must have.
+    pub labels: Labels,
+    /// Whose group it is in, and which: no host takes two of it.
+    pub group: Option<(Name, Name)>,
     /// Virtual processors.
     pub cores: u32,
     /// Memory.
@@ -71,7 +85,7 @@ struct Score {
     host: Reverse<HostId>,
 }
 
-fn score(wish: &Wish, candidate: &Candidate) -> Result<Score, &'static str> {
+fn score(wish: &Wish, candidate: &Candidate) -> Result<Score, Refusal> {
     match refusal(wish, candidate) {
         Some(reason) => Err(reason),
         None => {
@@ -110,7 +124,7 @@ impl Ranking {
         for candidate in candidates {
             match score(wish, &candidate) {
                 Ok(score) => scores.push(score),
-                Err(reason) => *reasons.entry(reason).or_default() += 1,
+                Err(reason) => *reasons.entry(reason.kind()).or_default() += 1,
             }
         }
         let ranking = Self(scores.into());
@@ -139,20 +153,67 @@ impl Ranking {
     }
 }
 
-fn refusal(wish: &Wish, candidate: &Candidate) -> Option<&'static str> {
+/// Why a host does not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Closed(&'static str),
+    Engine,
+    Labels,
+    Group,
+    Cores { left: u32, wanted: u32 },
+    Memory { left: Bytes, wanted: Bytes },
+    Disk { left: Bytes, wanted: Bytes },
+}
+
+impl Refusal {
+    /// The reason without figures, to count hosts by.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Closed(reason) => reason,
+            Self::Engine => "without a working engine for it",
+            Self::Labels => "without the wanted labels",
+            Self::Group => "with a VPS of the same anti-affinity group",
+            Self::Cores { .. } => "with too few cores left",
+            Self::Memory { .. } => "with too little memory left",
+            Self::Disk { .. } => "with too little disk left",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.kind())?;
+        match self {
+            Self::Closed(_) | Self::Engine | Self::Labels | Self::Group => Ok(()),
+            Self::Cores { left, wanted } => write!(out, ": {left}, wanted {wanted}"),
+            Self::Memory { left, wanted } | Self::Disk { left, wanted } => {
+                write!(out, ": {left}, wanted {wanted}")
+            }
+        }
+    }
+}
+
+fn refusal(wish: &Wish, candidate: &Candidate) -> Option<Refusal> {
     if let Some(reason) = candidate.closed {
-        return Some(reason);
+        return Some(Refusal::Closed(reason));
     }
     if !candidate.has_engine {
-        return Some("without a working engine for it");
+        return Some(Refusal::Engine);
+    }
+    if !candidate.has_labels {
+        return Some(Refusal::Labels);
+    }
+    if candidate.has_group {
+        return Some(Refusal::Group);
     }
     if candidate.cores_free < wish.cores {
-        return Some("with too few cores left");
+        return Some(Refusal::Cores { left: candidate.cores_free, wanted: wish.cores });
     }
     if candidate.memory_free < wish.memory {
-        return Some("with too little memory left");
+        return Some(Refusal::Memory { left: candidate.memory_free, wanted: wish.memory });
     }
-    (candidate.disk_free < wish.disk).then_some("with too little disk left")
+    (candidate.disk_free < wish.disk)
+        .then_some(Refusal::Disk { left: candidate.disk_free, wanted: wish.disk })
 }
 
 #[cfg(test)]
@@ -169,11 +230,13 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn candidate(n: u128) -> Candidate {
+    pub(super) fn candidate(n: u128) -> Candidate {
         Candidate {
             host: host(n),
             closed: None,
             has_engine: true,
+            has_labels: true,
+            has_group: false,
             cores_free: 8,
             memory_free: Bytes::gib(8),
             memory: Bytes::gib(16),
@@ -182,10 +245,12 @@ mod tests {
         }
     }
 
-    fn wish() -> Wish {
+    pub(super) fn wish() -> Wish {
         Wish {
             region: name("eu"),
             engine: Engine::Libvirt,
+            labels: Labels::new(),
+            group: None,
             cores: 2,
             memory: Bytes::gib(1),
             disk: Bytes::gib(10),

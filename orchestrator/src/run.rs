@@ -45,6 +45,9 @@ pub enum RunError {
     /// The images.
     #[error("the images of the configuration cannot be used")]
     Images(#[from] ImageError),
+    /// The folder of images that were added.
+    #[error("the folder `images` in the state folder cannot be used")]
+    ImageFolder(#[source] io::Error),
     /// The fleet.
     #[error("cannot load the fleet")]
     Load(#[from] LoadError),
@@ -137,7 +140,12 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let api_address =
         api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
     let history = Arc::new(History::new(config.agent.report_interval_seconds));
-    let link = Link::new(fleet.clone(), Arc::clone(&history), Arc::new(folder), edges.clone());
+    let images = Arc::new(folder);
+    let rows = fleet.state();
+    images
+        .take_rows(rows.images.values().map(|stored| stored.row.as_ref()))
+        .map_err(RunError::ImageFolder)?;
+    let link = Link::new(fleet.clone(), Arc::clone(&history), images, edges.clone());
     let link_address = link.serve(&LinkOptions {
         listen: config.listen_link,
         idle_timeout: Duration::from_secs(config.link.idle_timeout_seconds.into()),
@@ -154,10 +162,16 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
 impl Running {
     /// What runs beside the link. Each part has its line here.
     fn start_services(&self, config: &Config, api: TcpListener, certificate: CertificateKeeper) {
-        let Self { fleet, store, history, master_key, edges, .. } = self;
+        let Self { fleet, store, history, master_key, link, edges, .. } = self;
         let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
-        let app =
-            App::new(fleet.clone(), Arc::clone(store), Arc::clone(history), notifier.clone(), edges.stop());
+        let app = App::new(
+            fleet.clone(),
+            Arc::clone(store),
+            Arc::clone(history),
+            notifier.clone(),
+            Arc::clone(&link.images),
+            edges.stop(),
+        );
         let in_use = certificate.in_use();
         let settings = AlertingSettings::of(config);
         let alerting = Alerting::new(fleet.clone(), Arc::clone(history), settings, Some(in_use.clone()));
@@ -225,6 +239,8 @@ pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError
             .collect(),
         overcommit: Overcommit {
             cores_per_core: config.overcommit.cores_per_core,
+            memory_percent: config.overcommit.memory_percent,
+            cores_reserved: config.overcommit.cores_reserved,
             memory_reserved: chom_protocol::Bytes::mib(config.overcommit.memory_reserved_mib),
             disk_reserved: chom_protocol::Bytes::mib(config.overcommit.disk_reserved_mib),
         },

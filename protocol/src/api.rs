@@ -10,6 +10,7 @@ pub mod networks;
 pub mod operations;
 pub mod smtp;
 pub mod snapshots;
+pub mod ssh_keys;
 pub mod vps_servers;
 
 use serde::{Deserialize, Serialize};

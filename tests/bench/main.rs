@@ -14,6 +14,7 @@ use std::process::ExitCode;
 mod agents;
 mod answers;
 mod client;
+mod creates;
 mod floor;
 mod host;
 mod images;
@@ -45,6 +46,7 @@ const BENCHES: &[Bench] = &[
         about: "API answers and durable creates over a full store",
         run: answers::measure,
     },
+    Bench { name: "creates", about: "200 creates at the same moment over 20 hosts", run: creates::measure },
 ];
 
 fn main() -> ExitCode {

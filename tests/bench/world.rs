@@ -186,8 +186,11 @@ pub(crate) fn request(vps: &str) -> CreateVps {
         image: None,
         network: None,
         ssh_keys: vec![],
+        tenant_keys: None,
         user_data: None,
         guest_shutdown: Default::default(),
+        anti_affinity: None,
+        host_labels: Default::default(),
     }
 }
 

@@ -251,6 +251,15 @@ impl Driver for IncusDriver {
         }
     }
 
+    async fn pause(&self, vps: VpsId) -> Result<(), DriverError> {
+        match self.find(vps).await? {
+            Some(instance) if instance.state() == VpsState::Running => {
+                self.switch(vps, "pause", "freeze", false).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn shutdown(&self, vps: VpsId) -> Result<(), DriverError> {
         let Some(instance) = self.find(vps).await? else { return Ok(()) };
         if instance.state() == VpsState::Stopped {

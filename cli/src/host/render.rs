@@ -87,9 +87,9 @@ pub(super) fn table(hosts: &[HostView], view: &View) -> String {
             let capacity = &host.capacity;
             let engines: Vec<String> = host.engines.iter().map(|engine| word(&engine.engine)).collect();
             row.push(Cell::from(host.id));
-            row.push(Cell::from(format!("{} of {}", capacity.cores_used, capacity.cores)));
-            row.push(Cell::from(promised(capacity.memory_used_bytes, capacity.memory_bytes)));
-            row.push(Cell::from(promised(capacity.disk_used_bytes, capacity.disk_bytes)));
+            row.push(Cell::from(format!("{} of {}", capacity.cores_used, capacity.cores_promisable)));
+            row.push(Cell::from(promised(capacity.memory_used_bytes, capacity.memory_promisable_bytes)));
+            row.push(Cell::from(promised(capacity.disk_used_bytes, capacity.disk_promisable_bytes)));
             row.push(Cell::from(joined(&engines)));
             row.push(Cell::from(&host.agent_version));
             row.push(Cell::from(&host.os));
@@ -107,6 +107,7 @@ pub(super) fn details(host: &HostView, view: &View) -> String {
     details.line("ID", host.id);
     details.line("Region", &host.region);
     details.line("State", state_cell(host));
+    details.lines("Labels", host.labels.iter().map(|(key, value)| Cell::from(format!("{key}={value}"))));
     details.lines("Problems", host.problems.iter().map(|problem| Cell::new(problem, Tone::Bad)));
     details.line("Seen", seen(host));
     details.line("Up to date", yes_no(host.up_to_date));
@@ -119,9 +120,12 @@ pub(super) fn details(host: &HostView, view: &View) -> String {
     details.lines("Engines", host.engines.iter().map(engine));
     let capacity = &host.capacity;
     details.line("VPSs", host.vps_count);
-    details.line("Cores promised", format!("{} of {}", capacity.cores_used, capacity.cores));
-    details.line("Memory promised", promised(capacity.memory_used_bytes, capacity.memory_bytes));
-    details.line("Disk promised", promised(capacity.disk_used_bytes, capacity.disk_bytes));
+    details.line("Cores", capacity.cores);
+    details.line("Cores promised", format!("{} of {}", capacity.cores_used, capacity.cores_promisable));
+    details.line("Memory", capacity.memory_bytes);
+    details.line("Memory promised", promised(capacity.memory_used_bytes, capacity.memory_promisable_bytes));
+    details.line("Disk", capacity.disk_bytes);
+    details.line("Disk promised", promised(capacity.disk_used_bytes, capacity.disk_promisable_bytes));
     let usage = &host.usage;
     if let Some(at) = &usage.at {
         details.line("Read", moment(at, view.now));
@@ -165,7 +169,9 @@ mod tests {
             "seen_at": null, "age_seconds": age_seconds, "cordoned": state == "connected", "hostname": "h1.example",
             "agent_version": "0.1.0", "os": "Debian 12, Linux 6.1",
             "engines": [{"engine": "libvirt", "version": "9.0.0", "acceleration": "tcg", "problem": null}],
-            "capacity": {"cores": 8, "cores_used": 2, "memory_bytes": 8_589_934_592u64,
+            "labels": {"disk": "nvme"},
+            "capacity": {"cores": 8, "cores_used": 2, "cores_promisable": 64,
+                "memory_promisable_bytes": 8_053_063_680u64, "disk_promisable_bytes": 105_226_698_752u64, "memory_bytes": 8_589_934_592u64,
                 "memory_used_bytes": 1_073_741_824u64, "disk_bytes": 107_374_182_400u64,
                 "disk_used_bytes": 10_737_418_240u64},
             "usage": {"at": "2026-11-23T11:59:50Z", "cpu_ratio": 0.123, "load1": 0.5, "memory_ratio": 0.5,
@@ -198,6 +204,7 @@ mod tests {
             ID:               0190f6d2-8f3e-7cc0-9d4c-0000000000aa
             Region:           us-east
             State:            connected, cordoned
+            Labels:           disk=nvme
             Seen:             2s ago
             Up to date:       yes
             Hostname:         h1.example
@@ -206,9 +213,12 @@ mod tests {
             Certificate:      expires 2026-12-23T12:00:00Z (in 30d0h)
             Engines:          libvirt 9.0.0 (tcg)
             VPSs:             3
-            Cores promised:   2 of 8
-            Memory promised:  1 GiB of 8 GiB
-            Disk promised:    10 GiB of 100 GiB
+            Cores:            8
+            Cores promised:   2 of 64
+            Memory:           8 GiB
+            Memory promised:  1 GiB of 7.5 GiB
+            Disk:             100 GiB
+            Disk promised:    10 GiB of 98 GiB
             Read:             2026-11-23T11:59:50Z (10s ago)
             CPU in use:       12 %
             Load:             0.50

@@ -1,7 +1,7 @@
 //! ◆ How VPSs look. What cannot be seen is said to be unknown, with what it last was and how old that is.
 
 use chom_protocol::api::hosts::HostView;
-use chom_protocol::api::vps_servers::{VpsAccepted, VpsView};
+use chom_protocol::api::vps_servers::{CreatePlan, VpsAccepted, VpsView};
 use chom_protocol::vps::{Power, VpsState};
 
 use crate::operation;
@@ -186,6 +186,28 @@ pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String 
     details.render(view)
 }
 
+/// What a create would do.
+pub(super) fn plan(plan: &CreatePlan, view: &View) -> String {
+    let mut details = Details::default();
+    let host = plan.host_name.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    details.line("Host", Cell::new(host, if plan.host.is_some() { Tone::Good } else { Tone::Bad }));
+    details.line("Why", &plan.why);
+    let addresses: Vec<String> = plan.addresses.iter().map(ToString::to_string).collect();
+    details.line("Addresses", joined(&addresses));
+    details.lines("Steps", plan.steps.iter().map(Cell::from));
+    details.line("Downtime", &plan.downtime);
+    let other = |other: &chom_protocol::api::vps_servers::HostNotTaken| {
+        Cell::from(format!("{}: {}", other.name, other.reason))
+    };
+    details.lines("Not taken", plan.not_taken.iter().map(other));
+    let more =
+        usize::try_from(plan.not_taken_count).unwrap_or(usize::MAX).saturating_sub(plan.not_taken.len());
+    if more > 0 {
+        details.line("And", format!("{more} more hosts"));
+    }
+    details.render(view)
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
@@ -308,5 +330,27 @@ mod tests {
             Revision:        7
         "#]]
         .assert_eq(&details(&vps(json!({"observed": {"state": "unknown"}})), &[], &test_view(false)));
+    }
+
+    #[test]
+    fn a_plan_says_where_it_goes_and_why_nowhere_else() {
+        let plan: CreatePlan = serde_json::from_value(json!({
+            "host": "0190f6d2-8f3e-7cc0-9d4c-0000000000aa", "host_name": "host-1", "why": "the only host that can take it",
+            "addresses": ["10.155.0.10"], "steps": ["it makes a disk", "it starts the VPS"], "downtime": "none: it is new",
+            "not_taken": [{"host": "0190f6d2-8f3e-7cc0-9d4c-0000000000ab", "name": "host-2", "reason": "cordoned"}],
+            "not_taken_count": 7
+        }))
+        .unwrap();
+        expect![[r#"
+            Host:       host-1
+            Why:        the only host that can take it
+            Addresses:  10.155.0.10
+            Steps:      it makes a disk
+                        it starts the VPS
+            Downtime:   none: it is new
+            Not taken:  host-2: cordoned
+            And:        6 more hosts
+        "#]]
+        .assert_eq(&super::plan(&plan, &test_view(false)));
     }
 }

@@ -45,6 +45,18 @@ impl Row for chom_protocol::api::authorities::AuthorityView {
     }
 }
 
+impl Row for chom_protocol::api::ssh_keys::SshKeyView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
+impl Row for chom_protocol::api::catalogue::ImageView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
 impl Row for VpsView {
     fn revision(&self) -> Option<u64> {
         Some(self.revision)
@@ -89,6 +101,7 @@ impl Row for VpsNetworkView {
     }
 }
 
+impl Row for chom_protocol::api::vps_servers::CreatePlan {}
 impl Row for chom_protocol::api::hosts::LedgerView {}
 impl Row for chom_protocol::api::smtp::SmtpTested {}
 impl Row for chom_protocol::api::operations::OperationView {}

@@ -8,7 +8,7 @@ use axum::response::Response;
 use chom_protocol::api::authorities::{AuthorityView, RetireAuthority};
 use chom_protocol::api::{Page, PageQuery};
 
-use crate::api::page::Paging;
+use crate::api::page::{Paging, is_behind};
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowKey};
 use crate::api::{App, answer};
@@ -22,14 +22,7 @@ pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> R
     let all = app.fleet.authority_views(clock::now());
     paging.page(
         "authorities",
-        |from: Bound<u64>| {
-            let behind = move |view: &&AuthorityView| match from {
-                Bound::Excluded(last) => view.number > last,
-                Bound::Included(first) => view.number >= first,
-                Bound::Unbounded => true,
-            };
-            all.iter().filter(behind)
-        },
+        |from: Bound<u64>| all.iter().filter(move |view| is_behind(&view.number, &from)),
         |view| view.number,
         |view| view.clone(),
     )

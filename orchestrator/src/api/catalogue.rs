@@ -1,4 +1,4 @@
-//! Regions, sizes and images.
+//! Regions and sizes.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -6,12 +6,12 @@ use std::ops::Bound;
 use axum::extract::State;
 use axum::response::Response;
 use chom_protocol::Name;
-use chom_protocol::api::catalogue::{ImageView, RegionView, SizeView};
+use chom_protocol::api::catalogue::{RegionView, SizeView};
 use chom_protocol::api::hosts::HostState;
 use chom_protocol::api::{Page, PageQuery};
 
 use crate::api::App;
-use crate::api::page::Paging;
+use crate::api::page::{Paging, is_behind};
 use crate::api::problem::ApiError;
 use crate::clock;
 use crate::fleet::Caller;
@@ -26,21 +26,13 @@ pub(super) async fn regions(State(app): State<App>, _: Caller, paging: Paging) -
     let counts = count_hosts(&app);
     paging.page(
         "regions",
-        |from: Bound<Name>| regions.iter().filter(move |name| is_behind(name, &from)),
+        |from: Bound<Name>| regions.iter().filter(move |name| is_behind(*name, &from)),
         |name| (*name).clone(),
         |name| {
             let Count { hosts, hosts_schedulable } = counts.get(name.as_str()).copied().unwrap_or_default();
             RegionView { name: name.clone(), hosts, hosts_schedulable }
         },
     )
-}
-
-fn is_behind(name: &Name, from: &Bound<Name>) -> bool {
-    match from {
-        Bound::Excluded(last) => name > last,
-        Bound::Included(first) => name >= first,
-        Bound::Unbounded => true,
-    }
 }
 
 /// Hosts of a region.
@@ -87,27 +79,6 @@ pub(super) async fn sizes(State(app): State<App>, _: Caller, paging: Paging) -> 
             cores: size.cores,
             memory_bytes: size.memory,
             disk_bytes: size.disk,
-        },
-    )
-}
-
-/// Lists the images that a VPS can be made from.
-#[utoipa::path(get, path = "/api/images", tag = "catalogue", operation_id = "list_images", params(PageQuery),
-    responses((status = 200, description = "A page of images, by name.", body = Page<ImageView>)))]
-pub(super) async fn images(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
-    let catalogue = app.fleet.catalogue();
-    paging.page(
-        "images",
-        |from: Bound<Name>| catalogue.images.range((from, Bound::Unbounded)),
-        |(name, _)| (*name).clone(),
-        |(name, image)| ImageView {
-            name: name.clone(),
-            engine: image.engine,
-            format: image.reference.format,
-            sha256: image.reference.sha256,
-            size_bytes: image.reference.size,
-            minimum_disk_bytes: image.minimum_disk,
-            default: catalogue.default_images.contains(name),
         },
     )
 }

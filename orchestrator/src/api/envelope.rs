@@ -15,13 +15,15 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
-use crate::api::App;
 use crate::api::problem::{ApiError, Kind, MEDIA_TYPE, shown};
+use crate::api::{App, images};
 
 /// An answer that is not there by then is given up; usually it takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A test mail waits for the mail server, for as long as RFC 5321 (section 4.5.3.2) lets it take.
 const MAIL_DEADLINE: Duration = Duration::from_secs(320);
+/// An upload of the largest image over 100 Mbit/s takes an hour and a half; one that stops on its way ends long before.
+const UPLOAD_DEADLINE: Duration = Duration::from_secs(3 * 60 * 60);
 const MAIL_PATH: &str = "/api/alertmanager/smtp/test";
 
 /// The design's security headers.
@@ -44,7 +46,11 @@ async fn envelope(State(app): State<App>, request: Request, next: Next) -> Respo
     let path = shown(request.uri().path());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let is_api = path.starts_with("/api");
-    let deadline = if path == MAIL_PATH { MAIL_DEADLINE } else { DEADLINE };
+    let deadline = match path.as_str() {
+        MAIL_PATH => MAIL_DEADLINE,
+        images::PATH if method == Method::POST => UPLOAD_DEADLINE,
+        _ => DEADLINE,
+    };
 
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = match tokio::time::timeout(deadline, answer).await {

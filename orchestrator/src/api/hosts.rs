@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use chom_protocol::HostId;
 use chom_protocol::api::hosts::{
-    AddHost, ForgetHost, HostAdded, HostView, LedgerView, ResolveLedger, SetCordon,
+    AddHost, ChangeLabels, ForgetHost, HostAdded, HostLimits, HostView, LedgerView, ResolveLedger, SetCordon,
 };
 use chom_protocol::api::{Page, PageQuery};
 
@@ -81,6 +81,34 @@ pub(super) async fn cordon(
     request: Mutation<SetCordon>,
 ) -> Result<Response, ApiError> {
     let done = app.fleet.cordon(&caller, request.mark, host, request.body).await?;
+    Ok(changed(&app, done))
+}
+
+/// Changes a host's labels.
+#[utoipa::path(post, path = "/api/hosts/{host}/labels", tag = "hosts", operation_id = "label_host",
+    params(("host" = HostId, Path, description = "Its id.")), request_body = ChangeLabels,
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn label(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(host): RowId<HostId>,
+    request: Mutation<ChangeLabels>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.label_host(&caller, request.mark, host, request.body).await?;
+    Ok(changed(&app, done))
+}
+
+/// Sets how much of a host may be promised to VPSs; what is left out is as for the fleet.
+#[utoipa::path(post, path = "/api/hosts/{host}/limits", tag = "hosts", operation_id = "limit_host",
+    params(("host" = HostId, Path, description = "Its id.")), request_body = HostLimits,
+    responses((status = 200, description = "The host.", body = HostView)))]
+pub(super) async fn limit(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(host): RowId<HostId>,
+    request: Mutation<HostLimits>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.limit_host(&caller, request.mark, host, request.body).await?;
     Ok(changed(&app, done))
 }
 

@@ -132,6 +132,15 @@ impl Paging {
     }
 }
 
+/// Whether a row stands behind where a page begins.
+pub(super) fn is_behind<K: Ord>(key: &K, from: &Bound<K>) -> bool {
+    match from {
+        Bound::Excluded(last) => key > last,
+        Bound::Included(first) => key >= first,
+        Bound::Unbounded => true,
+    }
+}
+
 fn write_cursor(list: &str, last: &impl Display) -> String {
     BASE64URL_NOPAD.encode(format!("{list} {last}").as_bytes())
 }

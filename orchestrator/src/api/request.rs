@@ -138,6 +138,36 @@ impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
     }
 }
 
+/// A mutation with a JSON body that can also be planned only: `?dry_run=true`.
+pub(super) struct Plannable<T> {
+    pub(super) mark: RequestMark,
+    pub(super) body: T,
+    pub(super) dry_run: bool,
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Plannable<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let dry_run = dry_run(&parts)?;
+        check_media_type(&parts.headers)?;
+        let bytes = read(app, &parts.headers, body).await?;
+        Ok(Self { mark: mark(&parts, &bytes)?, body: parse(&bytes)?, dry_run })
+    }
+}
+
+fn dry_run(parts: &Parts) -> Result<bool, ApiError> {
+    match parts.uri.query() {
+        None | Some("" | "dry_run=false") => Ok(false),
+        Some("dry_run=true") => Ok(true),
+        Some(query) => {
+            let detail = format!("this path takes `?dry_run=true` and nothing else, not `?{}`", shown(query));
+            Err(ApiError::new(Kind::Malformed, detail))
+        }
+    }
+}
+
 /// A mutation that needs no words beyond its path: its body is empty, or `{}`.
 pub(super) struct Order {
     pub(super) mark: RequestMark,

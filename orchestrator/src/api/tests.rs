@@ -4,6 +4,7 @@ mod bad_input;
 mod document;
 mod events;
 mod https;
+mod images;
 mod lists;
 mod marks;
 
@@ -31,6 +32,7 @@ use crate::fleet::state::Table;
 use crate::fleet::tests::{World, catalogue, name, open};
 use crate::fleet::tokens;
 use crate::history::History;
+use crate::images::ImageFolder;
 use crate::notify::Notifier;
 use crate::store::seal::MasterKey;
 use crate::store::{
@@ -95,7 +97,9 @@ impl Api {
         let world = World::start(folder, Arc::clone(&store), catalogue()).await;
         let (stop, history) = (CancellationToken::new(), Arc::new(History::default()));
         let notifier = notifier(&world.fleet);
-        let app = App::new(world.fleet.clone(), Arc::clone(&store), history, notifier, stop.clone());
+        let images = Arc::new(ImageFolder::new(world.folder.path()));
+        images.take_rows(std::iter::empty()).unwrap();
+        let app = App::new(world.fleet.clone(), Arc::clone(&store), history, notifier, images, stop.clone());
         Self { world, router: router(app), store, stop, token, expired }
     }
 
@@ -275,8 +279,14 @@ async fn a_wrong_method_is_told_which_are_right() {
 async fn a_handler_that_panics_is_answered_with_a_problem() {
     let api = Api::new().await;
     let notifier = notifier(&api.world.fleet);
-    let app =
-        App::new(api.world.fleet.clone(), Arc::clone(&api.store), Arc::default(), notifier, api.stop.clone());
+    let app = App::new(
+        api.world.fleet.clone(),
+        Arc::clone(&api.store),
+        Arc::default(),
+        notifier,
+        Arc::new(ImageFolder::new(api.world.folder.path())),
+        api.stop.clone(),
+    );
     let broken =
         Router::new().route("/broken", axum::routing::get(|| async { panic!("on purpose") as &str }));
     let router = super::envelope::around(broken, app);
@@ -384,7 +394,14 @@ impl Store for Failed {
 async fn an_orchestrator_whose_store_has_failed_is_not_ready_and_says_what_to_do() {
     let api = Api::new().await;
     let notifier = notifier(&api.world.fleet);
-    let app = App::new(api.world.fleet.clone(), Arc::new(Failed), Arc::default(), notifier, api.stop.clone());
+    let app = App::new(
+        api.world.fleet.clone(),
+        Arc::new(Failed),
+        Arc::default(),
+        notifier,
+        Arc::new(ImageFolder::new(api.world.folder.path())),
+        api.stop.clone(),
+    );
     let api = Api { router: router(app), ..api };
     let answer = api.get("/readyz").await;
     assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("2")));

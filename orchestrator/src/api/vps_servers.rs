@@ -5,13 +5,13 @@ use std::ops::Bound;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chom_protocol::api::vps_servers::{CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
+use chom_protocol::api::vps_servers::{CreatePlan, CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
 use chom_protocol::api::{Page, PageQuery};
 use chom_protocol::{Name, VpsId};
 
 use crate::api::page::Paging;
 use crate::api::problem::ApiError;
-use crate::api::request::{Mutation, Order, RowId, RowKey, Words};
+use crate::api::request::{Mutation, Order, Plannable, RowId, RowKey, Words};
 use crate::api::{App, answer};
 use crate::clock;
 use crate::fleet::rows::{VpsNameRow, VpsRow};
@@ -57,12 +57,17 @@ pub(super) async fn show(
 
 /// Creates a VPS: finds a host and an address for it, and lets the host's agent make it.
 #[utoipa::path(post, path = "/api/vps-servers", tag = "VPSs", operation_id = "create_vps", request_body = CreateVps,
-    responses((status = 202, description = "It will be made.", body = VpsAccepted)))]
+    params(("dry_run" = Option<bool>, Query, description = "Say where it would go and why, and do nothing.")),
+    responses((status = 202, description = "It will be made.", body = VpsAccepted),
+        (status = 200, description = "What would be done (`dry_run`).", body = CreatePlan)))]
 pub(super) async fn create(
     State(app): State<App>,
     caller: Caller,
-    request: Mutation<CreateVps>,
+    request: Plannable<CreateVps>,
 ) -> Result<Response, ApiError> {
+    if request.dry_run {
+        return Ok(answer::row(&app.fleet.plan_create(&caller, request.body)?));
+    }
     let done = app.fleet.create_vps(&caller, request.mark, request.body).await?;
     Ok(answer::done(StatusCode::ACCEPTED, &done))
 }

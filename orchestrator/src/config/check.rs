@@ -54,6 +54,7 @@ fn times(config: &Config) -> Option<Problem> {
         .or_else(|| at_least("unreachable_after_seconds", config.unreachable_after_seconds, 1))
         .or_else(|| at_least("operation_seconds_max", config.operation_seconds_max, 1))
         .or_else(|| at_least("overcommit.cores_per_core", config.overcommit.cores_per_core, 1))
+        .or_else(|| at_least("overcommit.memory_percent", config.overcommit.memory_percent, 1))
         .or_else(|| at_least("export_interval_seconds", config.export_interval_seconds, 60))
         .or_else(|| {
             at_least("link.idle_timeout_seconds", config.link.idle_timeout_seconds, IDLE_TIMEOUT_SECONDS_MIN)

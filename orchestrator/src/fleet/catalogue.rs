@@ -2,9 +2,9 @@
 //! fixed while the orchestrator runs.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use chom_protocol::host::AgentSettings;
+use chom_protocol::api::hosts::HostLimits;
+use chom_protocol::host::{AgentSettings, Inventory};
 use chom_protocol::vps::{Engine, ImageReference};
 use chom_protocol::{Bytes, Name};
 
@@ -28,8 +28,6 @@ pub struct Image {
     pub engine: Engine,
     /// Smallest disk that it fits on.
     pub minimum_disk: Bytes,
-    /// Where its file is.
-    pub path: PathBuf,
 }
 
 /// How much of a host may be promised.
@@ -37,15 +35,28 @@ pub struct Image {
 pub struct Overcommit {
     /// Cores promised for each real one.
     pub cores_per_core: u32,
+    /// Memory promised for 100 bytes of real memory.
+    pub memory_percent: u32,
+    /// Real cores of each host that are not for VPSs.
+    pub cores_reserved: u32,
     /// Memory of each host that is not for VPSs.
     pub memory_reserved: Bytes,
     /// Disk of each host that is not for VPSs.
     pub disk_reserved: Bytes,
 }
 
-impl Default for Overcommit {
-    fn default() -> Self {
-        Self { cores_per_core: 8, memory_reserved: Bytes::mib(512), disk_reserved: Bytes::gib(2) }
+impl Overcommit {
+    /// What may be promised of a host that has this and these limits of its own: cores, memory, disk.
+    #[must_use]
+    pub fn promisable(&self, limits: &HostLimits, inventory: &Inventory) -> (u32, Bytes, Bytes) {
+        let cores = inventory.cores.saturating_sub(limits.cores_reserved.unwrap_or(self.cores_reserved));
+        let cores = cores.saturating_mul(limits.cores_per_core.unwrap_or(self.cores_per_core));
+        let reserved = limits.memory_reserved_bytes.unwrap_or(self.memory_reserved);
+        let memory = u128::from(inventory.memory.0.saturating_sub(reserved.0));
+        let memory = memory * u128::from(limits.memory_percent.unwrap_or(self.memory_percent)) / 100;
+        let reserved = limits.disk_reserved_bytes.unwrap_or(self.disk_reserved);
+        let disk = inventory.disk.0.saturating_sub(reserved.0);
+        (cores, Bytes(u64::try_from(memory).unwrap_or(u64::MAX)), Bytes(disk))
     }
 }
 
@@ -74,4 +85,40 @@ pub struct Catalogue {
     pub operation_seconds_max: u64,
     /// `host:port` of every orchestrator, as agents dial them.
     pub link_addresses: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_own_limits_count_before_the_fleets() {
+        let fleet = Overcommit {
+            cores_per_core: 8,
+            memory_percent: 100,
+            cores_reserved: 0,
+            memory_reserved: Bytes::gib(1),
+            disk_reserved: Bytes::gib(10),
+        };
+        let inventory =
+            Inventory { cores: 4, memory: Bytes::gib(17), disk: Bytes::gib(110), ..Inventory::default() };
+        let own = HostLimits {
+            cores_per_core: Some(2),
+            memory_percent: Some(150),
+            cores_reserved: Some(1),
+            memory_reserved_bytes: Some(Bytes::gib(3)),
+            disk_reserved_bytes: Some(Bytes::gib(200)),
+        };
+        let table = [
+            (HostLimits::default(), (32, Bytes::gib(16), Bytes::gib(100))),
+            (own, (6, Bytes::gib(21), Bytes(0))),
+            (
+                HostLimits { cores_reserved: Some(9), ..HostLimits::default() },
+                (0, Bytes::gib(16), Bytes::gib(100)),
+            ),
+        ];
+        for (limits, promisable) in table {
+            assert_eq!(fleet.promisable(&limits, &inventory), promisable, "{limits:?}");
+        }
+    }
 }

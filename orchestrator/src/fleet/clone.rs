@@ -1,5 +1,6 @@
 //! Copies of VPSs: a new VPS whose disk begins as another's. It is made on that one's host, where its disk is.
 
+use chom_protocol::api::hosts::Labels;
 use chom_protocol::api::snapshots::CloneVps;
 use chom_protocol::api::vps_servers::VpsAccepted;
 use chom_protocol::vps::{CloneSource, NetworkInterface, Power, VpsSpec};
@@ -63,7 +64,8 @@ fn copy(
         iso: None,
         ..source.spec
     };
-    let row = VpsRow { spec, created_at: decision.now, ..source };
+    // It stands beside its source, which a group forbids: so it is in none.
+    let row = VpsRow { spec, created_at: decision.now, anti_affinity: None, ..source };
     vps::enter(fleet, decision, &row, "clone")
 }
 
@@ -77,6 +79,9 @@ fn check_room(fleet: &Fleet, decision: &Decision, source: &VpsRow) -> Result<(),
     let wish = Wish {
         region: source.region.clone(),
         engine: spec.engine,
+        // It stands where its source stands, whatever that host is called.
+        labels: Labels::new(),
+        group: None,
         cores: spec.cores,
         memory: spec.memory,
         disk: spec.disk,

@@ -3,7 +3,9 @@
 use chom_certs::enrol::TOKEN_LIFE_SECONDS;
 use chom_certs::{EnrolmentToken, JoinCode};
 use chom_protocol::api::events::Event;
-use chom_protocol::api::hosts::{AddHost, ForgetHost, HostAdded, HostView, SetCordon};
+use chom_protocol::api::hosts::{
+    AddHost, ChangeLabels, ForgetHost, HostAdded, HostLimits, HostView, LABELS_MAX, Labels, SetCordon,
+};
 use chom_protocol::{EnrolmentId, HostId};
 
 use crate::clock::rfc3339;
@@ -65,6 +67,53 @@ impl Fleet {
         let action = if request.cordoned { "host.cordon" } else { "host.uncordon" };
         self.change_host(caller, mark, host, action, move |_, row| {
             row.cordoned = request.cordoned;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes a host's labels. VPSs that are on it stay.
+    ///
+    /// # Errors
+    /// When there is no such host, or it would have too many labels.
+    pub async fn label_host(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        host: HostId,
+        request: ChangeLabels,
+    ) -> Result<Done<HostView>, FleetError> {
+        self.change_host(caller, mark, host, "host.label", move |_, row| {
+            row.labels.retain(|key, _| !request.remove.contains(key));
+            row.labels.extend(request.set);
+            check_labels("/set", &row.labels)
+        })
+        .await
+    }
+
+    /// Sets how much of a host may be promised. VPSs that are on it stay, also when they are more than that now.
+    ///
+    /// # Errors
+    /// When there is no such host, or a limit is nothing.
+    pub async fn limit_host(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        host: HostId,
+        limits: HostLimits,
+    ) -> Result<Done<HostView>, FleetError> {
+        for (at, value) in
+            [("/cores_per_core", limits.cores_per_core), ("/memory_percent", limits.memory_percent)]
+        {
+            if value == Some(0) {
+                return Err(FleetError::invalid(
+                    at,
+                    "nothing could be promised; give at least 1, or cordon the host",
+                ));
+            }
+        }
+        self.change_host(caller, mark, host, "host.limit", move |_, row| {
+            row.limits = limits;
             Ok(())
         })
         .await
@@ -176,6 +225,15 @@ impl Fleet {
     }
 }
 
+/// Refuses more labels than a host has.
+pub(super) fn check_labels(location: &'static str, labels: &Labels) -> Result<(), FleetError> {
+    if labels.len() <= LABELS_MAX {
+        return Ok(());
+    }
+    let detail = format!("{} labels; a host has at most {LABELS_MAX}", labels.len());
+    Err(FleetError::invalid(location, detail))
+}
+
 /// The row of a host.
 ///
 /// # Errors
@@ -236,6 +294,8 @@ fn invite(decision: &mut Decision, request: &AddHost) -> Result<HostId, FleetErr
         region: request.region.clone(),
         standing: HostStanding::Invited,
         cordoned: false,
+        labels: Labels::new(),
+        limits: HostLimits::default(),
         epoch: decision.epoch(),
         number: 1,
         certificate: None,

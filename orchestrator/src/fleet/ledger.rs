@@ -224,6 +224,7 @@ fn bring_in(decision: &mut Decision, host: HostId, spec: &VpsSpec) -> Result<(),
             .parse()
             .map_err(|error: chom_protocol::id::NameError| FleetError::conflict(error.to_string()))?,
         host,
+        anti_affinity: None,
         retention,
         purging: None,
         suspensions: Default::default(),

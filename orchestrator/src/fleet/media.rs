@@ -7,7 +7,6 @@ use chom_protocol::api::snapshots::{AttachIso, Rescue};
 use chom_protocol::api::vps_servers::VpsAccepted;
 use chom_protocol::vps::{Engine, ImageFormat, ImageReference, IsoMedium};
 
-use crate::fleet::hosts::unknown;
 use crate::fleet::rows::{Goal, VpsRow};
 use crate::fleet::snapshots::usable;
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, operations, vps};
@@ -24,10 +23,10 @@ impl Fleet {
         vps: VpsId,
         request: Rescue,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        self.change(caller, mark, vps, "rescue", move |fleet, row| {
+        self.change(caller, mark, vps, "rescue", move |fleet, decision, row| {
             let image = match &request.image {
                 None => row.spec.image.clone(),
-                Some(name) => bootable(fleet, row, name)?,
+                Some(name) => bootable(fleet, decision, row, name)?,
             };
             row.spec.rescue = Some(image);
             Ok(boots_anew(row))
@@ -45,7 +44,7 @@ impl Fleet {
         mark: RequestMark,
         vps: VpsId,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        self.change(caller, mark, vps, "unrescue", |_, row| {
+        self.change(caller, mark, vps, "unrescue", |_, _, row| {
             if row.spec.rescue.take().is_none() {
                 return Err(FleetError::conflict(format!("VPS `{}` is not in rescue mode", row.spec.name)));
             }
@@ -65,9 +64,9 @@ impl Fleet {
         vps: VpsId,
         request: AttachIso,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        self.change(caller, mark, vps, "attach iso", move |fleet, row| {
+        self.change(caller, mark, vps, "attach iso", move |fleet, decision, row| {
             let AttachIso { image, boot_first } = request;
-            let image = reference(fleet, &image)?;
+            let image = fleet.known_image(&decision.state, &image)?.reference;
             if image.format != ImageFormat::Iso {
                 return Err(FleetError::invalid(
                     "/image",
@@ -90,7 +89,7 @@ impl Fleet {
         mark: RequestMark,
         vps: VpsId,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        self.change(caller, mark, vps, "detach iso", |_, row| match row.spec.iso.take() {
+        self.change(caller, mark, vps, "detach iso", |_, _, row| match row.spec.iso.take() {
             Some(_) => Ok(Goal::Settled),
             None => {
                 Err(FleetError::conflict(format!("the CD-ROM drive of VPS `{}` is empty", row.spec.name)))
@@ -108,13 +107,13 @@ impl Fleet {
         change: F,
     ) -> Result<Done<VpsAccepted>, FleetError>
     where
-        F: FnOnce(&Self, &mut VpsRow) -> Result<Goal, FleetError> + Send + 'static,
+        F: FnOnce(&Self, &Decision, &mut VpsRow) -> Result<Goal, FleetError> + Send + 'static,
     {
         let fleet = self.clone();
         self.mutate(caller, mark, move |decision, mark| {
             let mut row = usable(decision, mark, vps)?;
             refuse_containers(&row, kind)?;
-            let goal = change(&fleet, &mut row)?;
+            let goal = change(&fleet, decision, &mut row)?;
             write(&fleet, decision, &row, kind, goal)
         })
         .await
@@ -155,23 +154,21 @@ fn refuse_containers(row: &VpsRow, kind: &str) -> Result<(), FleetError> {
     }
 }
 
-fn reference(fleet: &Fleet, name: &Name) -> Result<ImageReference, FleetError> {
-    let images = &fleet.catalogue().images;
-    let image = images.get(name).ok_or_else(|| unknown("/image", "image", name, images.keys()))?;
-    Ok(image.reference.clone())
-}
-
-fn bootable(fleet: &Fleet, row: &VpsRow, name: &Name) -> Result<ImageReference, FleetError> {
-    let image = reference(fleet, name)?;
-    let engine = fleet.catalogue().images.get(name).map(|image| image.engine);
-    if image.format == ImageFormat::Iso {
+fn bootable(
+    fleet: &Fleet,
+    decision: &Decision,
+    row: &VpsRow,
+    name: &Name,
+) -> Result<ImageReference, FleetError> {
+    let image = fleet.known_image(&decision.state, name)?;
+    if image.reference.format == ImageFormat::Iso {
         let what = format!(
             "`{name}` is a CD-ROM: attach it and boot from it first (`chomctl vps iso attach --boot-first`)"
         );
         return Err(FleetError::invalid("/image", what));
     }
-    if engine != Some(row.spec.engine) {
+    if image.engine != row.spec.engine {
         return Err(FleetError::invalid("/image", format!("image `{name}` is not for {}", row.spec.engine)));
     }
-    Ok(image)
+    Ok(image.reference)
 }

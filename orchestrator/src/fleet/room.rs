@@ -11,7 +11,7 @@ use crate::fleet::rows::{HostRow, HostStanding};
 use crate::fleet::state::Held;
 use crate::fleet::{Decision, Fleet, view};
 use crate::health;
-use crate::placement::{Candidate, NoHost, Ranking, Wish};
+use crate::placement::{Candidate, Explanation, NoHost, Ranking, Wish, explain};
 
 /// A host that gained room meanwhile is not looked at for so long at most: spread suffers, nothing else.
 const RANKING_MILLIS_MAX: u64 = 1000;
@@ -75,14 +75,30 @@ fn look_at_all(
     wish: &Wish,
     observations: &Snapshot,
 ) -> Result<(HostId, Ranking), NoHost> {
+    Ranking::make(wish, all(fleet, decision, wish, observations))
+}
+
+/// Where a wish would go, in words.
+pub(super) fn explained(fleet: &Fleet, decision: &Decision, wish: &Wish) -> Explanation {
+    let observations = fleet.observations().snapshot();
+    let candidates: Vec<Candidate> = all(fleet, decision, wish, &observations).collect();
+    explain(wish, &candidates)
+}
+
+/// All hosts of the wished region.
+fn all(
+    fleet: &Fleet,
+    decision: &Decision,
+    wish: &Wish,
+    observations: &Snapshot,
+) -> impl Iterator<Item = Candidate> {
     // All three are in order of host and are walked together, which is quicker than a search in each for each host.
     let (mut seen, mut held) = (observations.iter().peekable(), decision.state.held.iter().peekable());
     let rows = decision.state.hosts.values().map(|stored| stored.row.as_ref());
-    let candidates = rows.filter(|row| row.region == wish.region).filter_map(|row| {
+    rows.filter(|row| row.region == wish.region).filter_map(move |row| {
         let observation = at(&mut seen, &row.id).map(AsRef::as_ref);
         candidate(fleet, decision, wish, row, observation, at(&mut held, &row.id).copied())
-    });
-    Ranking::make(wish, candidates)
+    })
 }
 
 /// What a walk through a map in order of its keys finds for a key; keys are asked for in that order.
@@ -118,22 +134,22 @@ pub(super) fn candidate(
         (_, None) => Some("without a report yet"),
         (_, Some(_)) => None,
     };
-    let (cores, memory, disk) = status.map_or((0, 0, 0), |status| {
-        let inventory = &status.inventory;
-        (inventory.cores, inventory.memory.0, inventory.disk.0)
+    let (cores, memory, disk) = status.map_or((0, Bytes(0), Bytes(0)), |status| {
+        catalogue.overcommit.promisable(&row.limits, &status.inventory)
     });
-    let overcommit = catalogue.overcommit;
-    let cores = cores.saturating_mul(overcommit.cores_per_core);
-    let memory = memory.saturating_sub(overcommit.memory_reserved.0);
-    let disk = disk.saturating_sub(overcommit.disk_reserved.0);
+    let has_group = wish.group.as_ref().is_some_and(|(tenant, group)| {
+        decision.state.group_members.contains_key(&(tenant.clone(), group.clone(), row.id))
+    });
     Some(Candidate {
         host: row.id,
         closed,
         has_engine: status.is_some_and(|status| view::has_working_engine(status, wish.engine)),
+        has_labels: wish.labels.iter().all(|(key, value)| row.labels.get(key) == Some(value)),
+        has_group,
         cores_free: cores.saturating_sub(held.cores),
-        memory_free: Bytes(memory.saturating_sub(held.memory.0)),
-        memory: Bytes(memory),
-        disk_free: Bytes(disk.saturating_sub(held.disk.0)),
+        memory_free: Bytes(memory.0.saturating_sub(held.memory.0)),
+        memory,
+        disk_free: Bytes(disk.0.saturating_sub(held.disk.0)),
         count: held.count,
     })
 }

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use chom_certs::{Fingerprint, Serial, TokenHash};
+use chom_protocol::api::hosts::{HostLimits, Labels};
 use chom_protocol::api::operations::OperationState;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::Job;
-use chom_protocol::vps::{Power, Sha256, Suspension, SuspensionReason, VpsSpec, VpsStatus};
+use chom_protocol::vps::{
+    Engine, ImageFormat, Power, Sha256, Suspension, SuspensionReason, VpsSpec, VpsStatus,
+};
 use chom_protocol::{
     Bytes, EnrolmentId, HostId, JobId, Name, OperationId, SnapshotId, TokenId, UnixMillis, VpsId,
 };
@@ -57,6 +60,10 @@ pub struct HostRow {
     pub standing: HostStanding,
     /// Whether it takes no new VPSs.
     pub cordoned: bool,
+    /// What it is told apart by.
+    pub labels: Labels,
+    /// How much of it may be promised, where that is not as for the fleet.
+    pub limits: HostLimits,
     /// The epoch that its desired state may be issued in; behind the store's after a restore, until what the host knows
     /// was compared.
     pub epoch: u64,
@@ -107,6 +114,8 @@ pub struct VpsRow {
     pub host: HostId,
     /// Its network.
     pub network: Name,
+    /// The group of its tenant of which no two stand on one host.
+    pub anti_affinity: Option<Name>,
     /// Set while it is deleted but kept.
     pub retention: Option<Retention>,
     /// Set once the order to remove it for good was given: the number of the host's generation that first carried it.
@@ -282,6 +291,42 @@ pub struct JobRow {
     pub job: Job,
     /// The operation that waits for it.
     pub operation: OperationId,
+}
+
+/// An image that was added; its file is in the state folder, named by its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRow {
+    /// Its name.
+    pub name: Name,
+    /// Which version of what is in it.
+    pub version: Option<String>,
+    /// The engine that runs it.
+    pub engine: Engine,
+    /// Its layout.
+    pub format: ImageFormat,
+    /// Its content.
+    pub sha256: Sha256,
+    /// Size of the file.
+    pub size: Bytes,
+    /// Smallest disk that it fits on.
+    pub minimum_disk: Bytes,
+    /// The user that cloud-init makes in it.
+    pub default_user: Option<String>,
+    /// When it was added.
+    pub added_at: UnixMillis,
+}
+
+/// An SSH key of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshKeyRow {
+    /// Whose.
+    pub tenant: Name,
+    /// What it is called.
+    pub name: Name,
+    /// The key, one line.
+    pub key: String,
+    /// When it was added.
+    pub created_at: UnixMillis,
 }
 
 /// An API token; only its hash is kept.

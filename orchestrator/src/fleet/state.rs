@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
-    AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, JobRow,
-    ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, TokenRow, VpsNameRow, VpsRow,
+    AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, ImageRow, JobRow,
+    ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, SshKeyRow, TokenRow, VpsNameRow, VpsRow,
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
@@ -101,6 +101,8 @@ macro_rules! tables {
             pub vps_of_host: OrdMap<HostId, OrdSet<VpsId>>,
             /// What they hold.
             pub held: OrdMap<HostId, Held>,
+            /// On which hosts VPSs of an anti-affinity group stand, and how many: by tenant, group and host.
+            pub group_members: OrdMap<(Name, Name, HostId), u32>,
             /// Operations that have not ended, by host.
             pub open_operations: OrdSet<(HostId, OperationId)>,
             /// The open operation of a VPS.
@@ -209,6 +211,9 @@ tables! {
     snapshots: SnapshotRow, "snapshot", 1, "snapshots", (VpsId, SnapshotId), |row| (row.vps, row.id),
         |id, folder| folder.within(&id.0).row(&id.1);
     jobs: JobRow, "job", 1, "jobs", (HostId, JobId), |row| (row.host, row.id),
+        |id, folder| folder.within(&id.0).row(&id.1);
+    images: ImageRow, "image", 1, "images", Name, |row| row.name.clone(), |id, folder| folder.row(id);
+    ssh_keys: SshKeyRow, "ssh-key", 1, "ssh-keys", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
     tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id);
     idempotency: IdempotencyRow, "idempotency", 1, "idempotency", Sha256, |row| row.id, |id, folder| folder.row(id),
@@ -335,6 +340,12 @@ fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
         if let Some(ids) = state.vps_of_host.get_mut(&row.host) {
             ids.remove(&row.spec.id);
         }
+        if let Some(key) = group_of(row) {
+            match state.group_members.get(&key).copied() {
+                Some(count) if count > 1 => state.group_members.insert(key, count - 1),
+                _ => state.group_members.remove(&key),
+            };
+        }
     }
     if let Some(row) = new {
         let mut held = state.held.get(&row.host).copied().unwrap_or_default();
@@ -345,7 +356,15 @@ fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
         held.count += 1;
         state.held.insert(row.host, held);
         state.vps_of_host.entry(row.host).or_default().insert(row.spec.id);
+        if let Some(key) = group_of(row) {
+            *state.group_members.entry(key).or_default() += 1;
+        }
     }
+}
+
+fn group_of(row: &VpsRow) -> Option<(Name, Name, HostId)> {
+    let group = row.anti_affinity.clone()?;
+    Some((row.spec.tenant.clone(), group, row.host))
 }
 
 /// Retained VPSs hold their disk only.

@@ -5,9 +5,11 @@ mod golden;
 mod lifecycle;
 mod operations;
 mod order;
+mod placing;
 mod restore;
 mod rotation;
 mod snapshots;
+mod ssh_keys;
 
 use std::sync::Arc;
 
@@ -60,7 +62,6 @@ pub(crate) fn catalogue() -> Catalogue {
         },
         engine: Engine::Fake,
         minimum_disk: Bytes::mib(100),
-        path: "/nonexistent".into(),
     };
     Catalogue {
         fleet_name: name("test"),
@@ -68,7 +69,13 @@ pub(crate) fn catalogue() -> Catalogue {
         sizes: [(name("small"), Size { cores: 1, memory: Bytes::mib(256), disk: Bytes::gib(1) })].into(),
         images: [(name("hello"), image)].into(),
         default_images: vec![name("hello")],
-        overcommit: Overcommit { cores_per_core: 8, memory_reserved: Bytes(0), disk_reserved: Bytes(0) },
+        overcommit: Overcommit {
+            cores_per_core: 8,
+            memory_percent: 100,
+            cores_reserved: 0,
+            memory_reserved: Bytes(0),
+            disk_reserved: Bytes(0),
+        },
         agent: Default::default(),
         retention_seconds: 3600,
         unreachable_after_seconds: 45,
@@ -79,6 +86,11 @@ pub(crate) fn catalogue() -> Catalogue {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with(catalogue()).await
+    }
+
+    /// A fleet with a catalogue of its own.
+    pub(crate) async fn with(catalogue: Catalogue) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let master = MasterKey::create(&folder.path().join("master-key")).unwrap();
         let store = open(&folder);
@@ -88,7 +100,7 @@ impl World {
             .put(Meta::key(), encode(&Meta::new("test", clock::now())).unwrap())
             .put(AuthorityRow::key(&1), encode(&authority).unwrap());
         store.commit(commit).await.unwrap();
-        Self::start(folder, store, catalogue()).await
+        Self::start(folder, store, catalogue).await
     }
 
     pub(crate) async fn start(
@@ -222,8 +234,11 @@ pub(crate) fn request(vps: &str, region: &str) -> CreateVps {
         image: None,
         network: None,
         ssh_keys: vec![],
+        tenant_keys: None,
         user_data: None,
         guest_shutdown: Default::default(),
+        anti_affinity: None,
+        host_labels: Default::default(),
     }
 }
 

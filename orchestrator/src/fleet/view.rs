@@ -53,6 +53,7 @@ pub fn vps(
             .collect(),
         observed: observed(catalogue, row, observation, now),
         guest_shutdown: spec.guest_shutdown,
+        anti_affinity: row.anti_affinity.clone(),
         hold: spec.hold,
         rescue: spec.rescue.as_ref().map(|image| image.name.clone()),
         iso: spec.iso.as_ref().map(|medium| medium.image.name.clone()),
@@ -101,6 +102,8 @@ pub fn host(
     let seen_at = observation.filter(|seen| seen.seen_at.0 > 0).map(|seen| seen.seen_at);
     let held = state.held.get(&row.id).copied().unwrap_or_default();
     let host_state = health::host_state(row, epoch, observation, catalogue.unreachable_after_seconds, now);
+    let (cores_promisable, memory_promisable_bytes, disk_promisable_bytes) =
+        catalogue.overcommit.promisable(&row.limits, &inventory);
     HostView {
         id: row.id,
         name: row.name.clone(),
@@ -109,6 +112,8 @@ pub fn host(
         seen_at: seen_at.map(rfc3339),
         age_seconds: seen_at.map(|at| now.seconds_since(at)),
         cordoned: row.cordoned,
+        labels: row.labels.clone(),
+        limits: row.limits,
         hostname: inventory.hostname,
         agent_version: inventory.agent_version,
         os: match (inventory.os.as_str(), inventory.kernel.as_str()) {
@@ -118,6 +123,9 @@ pub fn host(
         engines: status.map(engines).unwrap_or_default(),
         capacity: CapacityView {
             cores: inventory.cores,
+            cores_promisable,
+            memory_promisable_bytes,
+            disk_promisable_bytes,
             cores_used: held.cores,
             memory_bytes: inventory.memory,
             memory_used_bytes: held.memory,

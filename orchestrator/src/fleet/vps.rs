@@ -4,25 +4,26 @@
 use std::collections::BTreeMap;
 
 use chom_protocol::api::events::Event;
-use chom_protocol::api::vps_servers::{
-    CreateVps, SSH_KEYS_BYTES_MAX, SSH_KEYS_MAX, StopVps, USER_DATA_BYTES_MAX, VpsAccepted, check_ssh_key,
-};
+use chom_protocol::api::hosts::Labels;
+use chom_protocol::api::vps_servers::{CreateVps, StopVps, USER_DATA_BYTES_MAX, VpsAccepted};
 use chom_protocol::job::{Job, JobKind};
 use chom_protocol::vps::{BlobReference, ImageFormat, Power, Sha256, VpsSpec};
 use chom_protocol::{Bytes, HostId, JobId, Name, VpsId};
 
 use crate::fleet::catalogue::{Catalogue, Image, Size};
 use crate::fleet::error::ErrorKind;
-use crate::fleet::hosts::{host_row, unknown};
+use crate::fleet::hosts::{check_labels, host_row, unknown};
 use crate::fleet::operations;
 use crate::fleet::rows::{
     BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, SnapshotRow, Undo, VpsNameRow,
     VpsRow,
 };
+use crate::fleet::state::State;
 use crate::fleet::{
-    Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, network, room, view,
+    Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, network, room, ssh_keys, view,
 };
 use crate::placement::{Candidate, Wish, place};
+use crate::user_data;
 
 mod permit;
 mod rebuild;
@@ -99,7 +100,7 @@ impl Fleet {
         mark: RequestMark,
         request: CreateVps,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        let chosen = choose(self.catalogue(), &request)?;
+        let chosen = choose(self, &request)?;
         let fleet = self.clone();
         self.mutate(caller, mark, move |decision, _| create(&fleet, decision, request, &chosen)).await
     }
@@ -153,20 +154,36 @@ impl Fleet {
 }
 
 /// The catalogue's rows that a request names.
-struct Chosen {
-    size: Size,
+pub(super) struct Chosen {
+    pub(super) size: Size,
     /// The first that a host has room for is taken.
-    images: Vec<Image>,
+    pub(super) images: Vec<Image>,
 }
 
-fn choose(catalogue: &Catalogue, request: &CreateVps) -> Result<Chosen, FleetError> {
+/// What a create asks of its host.
+pub(super) fn wish(request: &CreateVps, size: &Size, image: &Image) -> Wish {
+    let group = request.anti_affinity.clone();
+    Wish {
+        region: request.region.clone(),
+        engine: image.engine,
+        labels: request.host_labels.clone(),
+        group: group.map(|group| (Name::default_tenant(), group)),
+        cores: size.cores,
+        memory: size.memory,
+        disk: size.disk,
+    }
+}
+
+/// Judges a request by itself, and finds what it names.
+pub(super) fn choose(fleet: &Fleet, request: &CreateVps) -> Result<Chosen, FleetError> {
+    let catalogue = fleet.catalogue();
     if !catalogue.regions.contains(&request.region) {
         return Err(unknown("/region", "region", &request.region, catalogue.regions.iter()));
     }
     let Some(size) = catalogue.sizes.get(&request.size).copied() else {
         return Err(unknown("/size", "size", &request.size, catalogue.sizes.keys()));
     };
-    let images = images(catalogue, request)?;
+    let images = images(fleet, &fleet.state(), request)?;
     if let Some(medium) = images.iter().find(|image| image.reference.format == ImageFormat::Iso) {
         return Err(FleetError::invalid(
             "/image",
@@ -185,17 +202,16 @@ fn choose(catalogue: &Catalogue, request: &CreateVps) -> Result<Chosen, FleetErr
             ),
         ));
     }
-    check_keys(&request.ssh_keys)?;
+    check_labels("/host_labels", &request.host_labels)?;
+    ssh_keys::check_all("/ssh_keys", &request.ssh_keys)?;
     check_user_data(request.user_data.as_deref())?;
     Ok(Chosen { size, images })
 }
 
 /// The images that a request can be made from, each with the engine that it would be made in.
-pub(super) fn images(catalogue: &Catalogue, request: &CreateVps) -> Result<Vec<Image>, FleetError> {
+pub(super) fn images(fleet: &Fleet, state: &State, request: &CreateVps) -> Result<Vec<Image>, FleetError> {
     if let Some(name) = &request.image {
-        let Some(image) = catalogue.images.get(name).cloned() else {
-            return Err(unknown("/image", "image", name, catalogue.images.keys()));
-        };
+        let image = fleet.known_image(state, name)?;
         let (engine, format) = (request.engine.unwrap_or(image.engine), image.reference.format);
         if !engine.takes(format) {
             let what = format!(
@@ -205,6 +221,7 @@ pub(super) fn images(catalogue: &Catalogue, request: &CreateVps) -> Result<Vec<I
         }
         return Ok(vec![Image { engine, ..image }]);
     }
+    let catalogue = fleet.catalogue();
     let defaults = catalogue.default_images.iter().filter_map(|name| catalogue.images.get(name));
     let fit = defaults.filter(|image| request.engine.is_none_or(|engine| engine == image.engine));
     let images: Vec<Image> = fit.cloned().collect();
@@ -218,33 +235,6 @@ pub(super) fn images(catalogue: &Catalogue, request: &CreateVps) -> Result<Vec<I
     }
 }
 
-fn check_keys(keys: &[String]) -> Result<(), FleetError> {
-    let bytes: usize = keys.iter().map(String::len).sum();
-    if keys.len() > SSH_KEYS_MAX || bytes > SSH_KEYS_BYTES_MAX {
-        return Err(FleetError::invalid(
-            "/ssh_keys",
-            format!("at most {SSH_KEYS_MAX} keys with {SSH_KEYS_BYTES_MAX} bytes together are allowed"),
-        ));
-    }
-    for key in keys {
-        check_ssh_key(key).map_err(|error| FleetError::invalid("/ssh_keys", error.to_string()))?;
-        let mut words = key.split_ascii_whitespace();
-        let kind = words.next().unwrap_or_default();
-        let body = words.next().and_then(|body| data_encoding::BASE64.decode(body.as_bytes()).ok());
-        let known = ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|start| kind.starts_with(start));
-        if !known || body.is_none() {
-            let shown: String = key.chars().take(32).collect();
-            return Err(FleetError::invalid(
-                "/ssh_keys",
-                format!(
-                    "`{shown}…` is no public key; paste one line of a .pub file, such as `ssh-ed25519 AAAA… you@example`"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
 fn check_user_data(user_data: Option<&str>) -> Result<(), FleetError> {
     let Some(text) = user_data else { return Ok(()) };
     if text.len() > USER_DATA_BYTES_MAX {
@@ -253,17 +243,10 @@ fn check_user_data(user_data: Option<&str>) -> Result<(), FleetError> {
             format!("user data of {} bytes; at most {USER_DATA_BYTES_MAX} are allowed", text.len()),
         ));
     }
-    const STARTS: [&str; 4] = ["#cloud-config", "#!", "#include", "## template: jinja"];
-    if STARTS.iter().any(|start| text.starts_with(start)) {
-        return Ok(());
-    }
-    Err(FleetError::invalid(
-        "/user_data",
-        format!("user data must begin with one of: {}; cloud-init ignores anything else", STARTS.join(", ")),
-    ))
+    user_data::check(text).map_err(|mistake| FleetError::invalid("/user_data", mistake.to_string()))
 }
 
-fn create(
+pub(super) fn create(
     fleet: &Fleet,
     decision: &mut Decision,
     request: CreateVps,
@@ -271,9 +254,20 @@ fn create(
 ) -> Result<VpsAccepted, FleetError> {
     let tenant = Name::default_tenant();
     check_name(decision, &tenant, &request.name)?;
+    // They were looked up before this decision's turn.
+    if let Some(image) = chosen.images.iter().find(|image| {
+        fleet.image(&decision.state, &image.reference.name).map(|now| now.reference).as_ref()
+            != Some(&image.reference)
+    }) {
+        return Err(FleetError::conflict(format!(
+            "image `{}` was just removed or replaced; choose again",
+            image.reference.name
+        )));
+    }
     let network = network::choose(&decision.state, &request.region, request.network.as_ref())?;
     let size = &chosen.size;
-    let (image, host) = place_one_of(fleet, decision, &request.region, chosen)?;
+    let (image, host) = place_one_of(fleet, decision, &request, chosen)?;
+    let ssh_keys = ssh_keys::resolve(&decision.state, &tenant, &request)?;
     let id = VpsId::new(decision.new_id());
     let wanted = network::Wanted { vps: id, host, network: &network };
     let interface = network::plug_in(decision, &wanted)?;
@@ -297,7 +291,7 @@ fn create(
         disk: size.disk,
         image: image.reference.clone(),
         interface,
-        ssh_keys: request.ssh_keys,
+        ssh_keys,
         user_data,
         source: None,
         rescue: None,
@@ -309,6 +303,7 @@ fn create(
         size: request.size,
         host,
         network: network.name,
+        anti_affinity: request.anti_affinity,
         retention: None,
         purging: None,
         suspensions: BTreeMap::new(),
@@ -352,14 +347,12 @@ pub(super) fn check_name(decision: &Decision, tenant: &Name, name: &Name) -> Res
 fn place_one_of<'a>(
     fleet: &Fleet,
     decision: &Decision,
-    region: &Name,
+    request: &CreateVps,
     chosen: &'a Chosen,
 ) -> Result<(&'a Image, HostId), FleetError> {
-    let Size { cores, memory, disk } = chosen.size;
     let mut reasons = Vec::new();
     for image in &chosen.images {
-        let wish = Wish { region: region.clone(), engine: image.engine, cores, memory, disk };
-        match room::find_host(fleet, decision, &wish) {
+        match room::find_host(fleet, decision, &wish(request, &chosen.size, image)) {
             Ok(host) => return Ok((image, host)),
             Err(none) => reasons.push(none.to_string()),
         }
@@ -513,6 +506,9 @@ fn undelete(fleet: &Fleet, decision: &Decision, row: &mut VpsRow) -> Result<Goal
     let wish = Wish {
         region: row.region.clone(),
         engine: row.spec.engine,
+        // It stands where it stood: nothing new comes together.
+        labels: Labels::new(),
+        group: None,
         cores: row.spec.cores,
         memory: row.spec.memory,
         disk: Bytes(0), // held all along

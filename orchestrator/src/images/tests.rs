@@ -89,3 +89,38 @@ fn a_missing_file_is_named_with_its_image() {
     let error = load(&[raw], dir.path()).unwrap_err();
     assert!(error.to_string().contains("`/nowhere/raw` of image `raw`"), "{error}");
 }
+
+#[tokio::test]
+async fn added_files_are_served_again_after_a_start_and_what_no_row_names_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = ImageFolder::new(dir.path());
+    folder.take_rows(std::iter::empty()).unwrap();
+    let name: Name = "mine".parse().unwrap();
+    let mut incoming = folder.receive().await.unwrap();
+    incoming.write(b"01234").await.unwrap();
+    incoming.write(b"56789").await.unwrap();
+    let received = incoming.finish(&folder, &name, ImageFormat::Raw, None).await.unwrap();
+    assert_eq!(read_from(&folder, &received.sha256, 7), b"789");
+    let mut broken_off = folder.receive().await.unwrap();
+    broken_off.write(b"half").await.unwrap();
+    drop(broken_off);
+    let row = crate::fleet::rows::ImageRow {
+        name,
+        version: None,
+        engine: Engine::Fake,
+        format: ImageFormat::Raw,
+        sha256: received.sha256,
+        size: received.size,
+        minimum_disk: received.minimum_disk,
+        default_user: None,
+        added_at: chom_protocol::UnixMillis(0),
+    };
+    let added = dir.path().join("images");
+    std::fs::write(added.join("left-over.part"), "half").unwrap();
+    let folder = ImageFolder::new(dir.path());
+    folder.take_rows(std::iter::once(&row)).unwrap();
+    assert_eq!(read_from(&folder, &received.sha256, 0), b"0123456789");
+    assert_eq!(std::fs::read_dir(&added).unwrap().count(), 1);
+    folder.discard(received.sha256).await;
+    assert!(!folder.contains(&received.sha256) && std::fs::read_dir(&added).unwrap().count() == 0);
+}

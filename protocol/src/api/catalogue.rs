@@ -32,12 +32,57 @@ pub struct SizeView {
     pub disk_bytes: Bytes,
 }
 
+/// Where an image is from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// The orchestrator's configuration; fixed while it runs.
+    #[default]
+    Configuration,
+    /// It was added, and can be removed.
+    Added,
+}
+
+/// Describes an image that is added. Its bytes come beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct NewImage {
+    /// Its name.
+    #[cfg_attr(feature = "openapi", param(value_type = String))]
+    pub name: Name,
+    /// Which version of what is in it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The engine that runs it.
+    pub engine: Engine,
+    /// Its layout.
+    pub format: ImageFormat,
+    /// What its bytes must be; whatever comes is taken where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(value_type = Option<String>))]
+    pub sha256: Option<Sha256>,
+    /// Smallest disk that it fits on, where that is more than its header says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_disk_mib: Option<u64>,
+    /// The user that cloud-init makes in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_user: Option<String>,
+}
+
+/// Longest version and user name of an image, in characters.
+pub const IMAGE_TEXT_CHARACTERS_MAX: usize = 64;
+
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageView {
     /// Its name.
     pub name: Name,
+    /// Which version of what is in it.
+    #[serde(default)]
+    pub version: Option<String>,
     /// The engine that runs it.
     pub engine: Engine,
     /// Its layout.
@@ -48,6 +93,21 @@ pub struct ImageView {
     pub size_bytes: Bytes,
     /// Smallest disk that it fits on.
     pub minimum_disk_bytes: Bytes,
+    /// The user that cloud-init makes in it.
+    #[serde(default)]
+    pub default_user: Option<String>,
     /// Whether it is used when none is asked for.
     pub default: bool,
+    /// Where it is from.
+    #[serde(default)]
+    pub source: ImageSource,
+    /// VPSs that were made from it, deleted ones that are kept included.
+    #[serde(default)]
+    pub vps_count: u32,
+    /// When it was added, RFC 3339.
+    #[serde(default)]
+    pub added_at: Option<String>,
+    /// Its revision, for `If-Match`; 0 where it is the configuration's.
+    #[serde(default)]
+    pub revision: u64,
 }

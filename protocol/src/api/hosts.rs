@@ -1,11 +1,55 @@
 //! Hosts as the API shows and takes them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::host::Acceleration;
 use crate::id::{EnrolmentId, HostId, Name, VpsId};
 use crate::units::{Bytes, Generation};
 use crate::vps::{Engine, VpsState};
+
+/// What hosts are told apart by, such as `disk=nvme`.
+pub type Labels = BTreeMap<Name, Name>;
+
+/// Most labels of a host, or of a request.
+pub const LABELS_MAX: usize = 32;
+
+/// How much of a host may be promised to VPSs; what is absent is as in the fleet's configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct HostLimits {
+    /// Cores promised for each real one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores_per_core: Option<u32>,
+    /// Memory promised for 100 bytes of real memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_percent: Option<u32>,
+    /// Real cores that are not for VPSs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores_reserved: Option<u32>,
+    /// Memory that is not for VPSs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_reserved_bytes: Option<Bytes>,
+    /// Disk that is not for VPSs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_reserved_bytes: Option<Bytes>,
+}
+
+/// Changes a host's labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeLabels {
+    /// To set, or to set to another value.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub set: Labels,
+    /// To take away.
+    #[serde(default)]
+    pub remove: Vec<Name>,
+}
 
 /// Asks for an enrolment token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +122,15 @@ pub struct EngineView {
 pub struct CapacityView {
     /// Processors.
     pub cores: u32,
+    /// Cores that may be promised.
+    #[serde(default)]
+    pub cores_promisable: u32,
+    /// Memory that may be promised.
+    #[serde(default)]
+    pub memory_promisable_bytes: Bytes,
+    /// Disk that may be promised.
+    #[serde(default)]
+    pub disk_promisable_bytes: Bytes,
     /// Cores promised.
     pub cores_used: u32,
     /// Memory.
@@ -140,6 +193,13 @@ pub struct HostView {
     pub age_seconds: Option<u64>,
     /// Whether it takes no new VPSs.
     pub cordoned: bool,
+    /// Its labels.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub labels: Labels,
+    /// How much of it may be promised, where that is not as for the fleet.
+    #[serde(default)]
+    pub limits: HostLimits,
     /// Its own name for itself.
     pub hostname: String,
     /// Version of its agent.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::hosts::Labels;
 use crate::api::operations::OperationView;
 use crate::id::{HostId, Name, VpsId};
 use crate::units::Bytes;
@@ -70,15 +71,60 @@ pub struct CreateVps {
     /// On which network; the region's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Name>,
-    /// Public keys for the default user, one line each.
+    /// Public keys for the default user, one line each, beside the tenant's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh_keys: Vec<String>,
+    /// Which of the tenant's keys it lets in; all of them where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_keys: Option<Vec<Name>>,
     /// cloud-init user data: a `#cloud-config` document or a script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<String>,
     /// What to do when the guest powers itself off.
     #[serde(default)]
     pub guest_shutdown: GuestShutdown,
+    /// No two VPSs of the tenant with this name here stand on one host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anti_affinity: Option<Name>,
+    /// Labels that its host must have.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub host_labels: Labels,
+}
+
+/// A host that was not taken, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostNotTaken {
+    /// Which.
+    pub host: HostId,
+    /// Its name.
+    pub name: Name,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a create would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreatePlan {
+    /// The host that would take it; none can where absent.
+    pub host: Option<HostId>,
+    /// Its name.
+    pub host_name: Option<Name>,
+    /// Why this host, or why none.
+    pub why: String,
+    /// The addresses it would get, as of now.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub addresses: Vec<IpAddr>,
+    /// What would be done.
+    pub steps: Vec<String>,
+    /// How long something that runs would be down.
+    pub downtime: String,
+    /// The other hosts of the region; those that could take it first, then by id. At most a hundred.
+    pub not_taken: Vec<HostNotTaken>,
+    /// How many other hosts the region has.
+    pub not_taken_count: u32,
 }
 
 /// What a VPS is doing, as far as can be known.
@@ -140,6 +186,9 @@ pub struct VpsView {
     pub observed: ObservedVps,
     /// What to do when the guest powers itself off.
     pub guest_shutdown: GuestShutdown,
+    /// The group of which no two stand on one host.
+    #[serde(default)]
+    pub anti_affinity: Option<Name>,
     /// Whether reconciling it is stopped.
     pub hold: bool,
     /// The image that it boots in rescue mode, its own disk being the second one; none: it boots from its own disk.
@@ -286,7 +335,7 @@ mod tests {
     #[test]
     fn the_call_of_the_manual_is_understood() {
         expect_test::expect![[r#"
-            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, engine: None, network: None, ssh_keys: [], user_data: None, guest_shutdown: StayOff }
+            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, engine: None, network: None, ssh_keys: [], tenant_keys: None, user_data: None, guest_shutdown: StayOff, anti_affinity: None, host_labels: {} }
             {"name":"test-vps","region":"us-east","size":"small","guest_shutdown":"stay_off"}"#]]
             .assert_eq(&read(r#"{"name":"test-vps","region":"us-east","size":"small"}"#));
     }
@@ -304,7 +353,7 @@ mod tests {
             r#"{"name":"test-vps""#,
         ];
         expect_test::expect![[r#"
-            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `user_data`, `guest_shutdown` at line 1 column 61
+            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `tenant_keys`, `user_data`, `guest_shutdown`, `anti_affinity`, `host_labels` at line 1 column 61
             name: invalid type: integer `7`, expected a string at line 1 column 9
             name: the name `Test_VPS` has `T` in it; use lower-case letters, digits and hyphens (RFC 1123) at line 1 column 18
             region: invalid type: sequence, expected a string at line 1 column 28

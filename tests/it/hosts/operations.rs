@@ -98,7 +98,7 @@ impl Walk {
     }
 
     fn refused(&self, verb: &str, body: &Value, status: u16, text: &str) {
-        let failure = self.ask(verb, body).expect_err(verb);
+        let Err(failure) = self.ask(verb, body) else { panic!("{verb} was not refused") };
         assert_eq!(failure.status(), status, "{verb}: {failure}");
         assert!(failure.to_string().contains(text), "{verb}: {failure}");
     }

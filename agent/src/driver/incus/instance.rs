@@ -52,6 +52,7 @@ impl Definition {
             ("cloud-init.user-data", user_data),
             ("user.chom.id", spec.id.to_string()),
             ("user.chom.placement", spec.placement.to_string()),
+            ("user.chom.build", spec.build.to_string()),
             ("user.chom.definition", digest.to_string()),
         ];
         Self { config: config.into(), disk_bytes: spec.disk.0, card: card(spec), digest }
@@ -107,10 +108,10 @@ fn card(spec: &VpsSpec) -> Value {
 /// Everything that makes the instance what it is.
 pub(super) fn digest(spec: &VpsSpec) -> Sha256 {
     let seed = Seed::of(spec);
-    let VpsSpec { id, placement, cores, memory, disk, .. } = spec;
+    let VpsSpec { id, placement, build, cores, memory, disk, .. } = spec;
     Sha256::of(
         format!(
-            "{LAYOUT} {id} {placement} {} {cores} {} {} {} {}",
+            "{LAYOUT} {id} {placement} {build} {} {cores} {} {} {} {}",
             spec.name,
             memory.0,
             disk.0,
@@ -141,6 +142,8 @@ struct Marks {
     id: Option<String>,
     #[serde(rename = "user.chom.placement")]
     placement: Option<String>,
+    #[serde(rename = "user.chom.build")]
+    build: Option<String>,
     #[serde(rename = "user.chom.definition")]
     definition: Option<String>,
     #[serde(rename = "volatile.apply_template")]
@@ -214,6 +217,11 @@ impl Instance {
         whole.and_then(|text| Sha256::try_from(text).ok()).unwrap_or(Sha256([0; 32]))
     }
 
+    /// Which build its disk is of.
+    pub(super) fn build(&self) -> u64 {
+        self.config.build.as_ref().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
     /// The pool that its disk is in.
     pub(super) fn pool(&self) -> Option<&str> {
         self.devices.root.as_ref()?.pool.as_deref()
@@ -240,6 +248,10 @@ impl Instance {
         ObservedGuest {
             vps,
             placement: placement.and_then(|text| text.parse().ok()).unwrap_or(0),
+            build: vps.map_or(0, |_| self.build()),
+            changed_by_hand: false,
+            // Its limits hold at once.
+            restart_needed: false,
             definition: vps.map(|_| self.definition()),
             state: self.state(),
             name: self.name,
@@ -294,7 +306,8 @@ mod tests {
                 "limits.cpu": "1",
                 "limits.memory": "201326592",
                 "raw.lxc": "lxc.uts.name = test-vps",
-                "user.chom.definition": "3d798d1f5e32b7f4ed4e1221e7399cb0614a33179eeddb8d06c474b206a1bb50",
+                "user.chom.build": "0",
+                "user.chom.definition": "686b7aa06aad77860263b194f504d4df6cdf5d830423398f014644975b15acc6",
                 "user.chom.id": "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e",
                 "user.chom.placement": "1",
                 "user.meta-data": "instance-id: \"0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e\"\nlocal-hostname: \"test-vps\"\npublic-keys:\n  - \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org\"\n"
@@ -343,6 +356,7 @@ mod tests {
             of(|spec| spec.interface.mac[5] ^= 1),
             of(|spec| spec.ssh_keys.clear()),
             of(|spec| spec.placement += 1),
+            of(|spec| spec.build += 1),
         ] {
             assert_ne!(same, changed);
         }

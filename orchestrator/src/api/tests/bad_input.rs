@@ -61,7 +61,7 @@ async fn a_body_that_is_not_as_it_should_be_is_refused_where_it_is_wrong() {
     )
     .await;
     check(&api, vps, r#"{"name":"a","region":"us-east","size":"small","sise":1}"#, expect![[r#"
-        422 /problems/invalid: unknown field `sise`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `user_data`, `guest_shutdown`
+        422 /problems/invalid: unknown field `sise`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `tenant_keys`, `user_data`, `guest_shutdown`, `anti_affinity`, `host_labels`
           at /sise
     "#]]).await;
     check(
@@ -157,7 +157,7 @@ async fn a_request_that_breaks_a_rule_is_refused_with_what_there_is() {
           at /ssh_keys
     "#]]).await;
     check(&api, vps, r#"{"name":"a","region":"us-east","size":"small","user_data":"rm -rf"}"#, expect![[r#"
-        422 /problems/invalid: user data must begin with one of: #cloud-config, #!, #include, ## template: jinja; cloud-init ignores anything else
+        422 /problems/invalid: line 1: user data must begin with one of: #cloud-config, #cloud-config-archive, #!, #include, #include-once, #cloud-boothook, #part-handler, ## template: jinja, Content-Type: multipart/; cloud-init passes over anything else
           at /user_data
     "#]]).await;
     check(&api, vps, r#"{"name":"a","region":"us-east","size":"small"}"#, expect![[r#"
@@ -208,9 +208,9 @@ async fn a_request_that_is_not_as_http_wants_it_is_refused_with_what_to_do() {
         413 /problems/body-too-large: the body has more than 262144 bytes; send less
     "#]]
     .assert_eq(&rendered(&api.post(vps, vec![b' '; 256 * 1024 + 1]).await));
-    let dry = api.send(post("/api/vps-servers?dry_run=true").body(Body::from(body)).unwrap()).await;
+    let dry = api.send(post("/api/vps-servers?dry_run=maybe").body(Body::from(body)).unwrap()).await;
     expect![[r#"
-        400 /problems/malformed: this path takes no parameters; leave `?dry_run=true` away
+        400 /problems/malformed: this path takes `?dry_run=true` and nothing else, not `?dry_run=maybe`
     "#]]
     .assert_eq(&rendered(&dry));
     expect![[r#"

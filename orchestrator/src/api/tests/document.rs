@@ -10,7 +10,9 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         every_route().iter().map(|(method, path)| format!("{method} {path}")).collect();
     let text: String = found.iter().map(|line| format!("{line}\n")).collect();
     expect_test::expect![[r#"
+        DELETE /api/images/{image}
         DELETE /api/networks/{network}
+        DELETE /api/ssh-keys/{key}
         DELETE /api/vps-servers/{vps}
         DELETE /api/vps-servers/{vps}/iso
         DELETE /api/vps-servers/{vps}/snapshots/{snapshot}
@@ -23,6 +25,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/hosts/{host}
         GET /api/hosts/{host}/ledger
         GET /api/images
+        GET /api/images/{image}
         GET /api/networks
         GET /api/networks/{network}
         GET /api/notifications
@@ -31,6 +34,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/operations/{operation}
         GET /api/regions
         GET /api/sizes
+        GET /api/ssh-keys
         GET /api/vps-servers
         GET /api/vps-servers/{vps}
         GET /api/vps-servers/{vps}/network
@@ -46,12 +50,16 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/hosts/{host}/allow-destroys
         POST /api/hosts/{host}/cordon
         POST /api/hosts/{host}/forget
+        POST /api/hosts/{host}/labels
         POST /api/hosts/{host}/ledger
+        POST /api/hosts/{host}/limits
         POST /api/hosts/{host}/revoke
+        POST /api/images
         POST /api/networks
         POST /api/networks/{network}/pools
         POST /api/networks/{network}/pools/remove
         POST /api/operations/{operation}/cancel
+        POST /api/ssh-keys
         POST /api/vps-servers
         POST /api/vps-servers/{vps}/addresses
         POST /api/vps-servers/{vps}/clone

@@ -3,7 +3,7 @@
 use chom_protocol::vps::{Engine, ImageFormat};
 use expect_test::expect;
 
-use super::{catalogue, name, request};
+use super::{World, catalogue, name, request};
 use crate::fleet::catalogue::{Catalogue, Image};
 use crate::fleet::vps::images;
 
@@ -24,15 +24,16 @@ fn both() -> Catalogue {
     catalogue
 }
 
-#[test]
-fn the_engine_is_the_one_asked_for_else_the_images_else_whichever_a_host_has() {
+#[tokio::test]
+async fn the_engine_is_the_one_asked_for_else_the_images_else_whichever_a_host_has() {
+    let world = World::with(both()).await;
     let chosen = |image: Option<&str>, engine| {
         let asked = chom_protocol::api::vps_servers::CreateVps {
             image: image.map(name),
             engine,
             ..request("web", "eu-west")
         };
-        match images(&both(), &asked) {
+        match images(&world.fleet, &world.fleet.state(), &asked) {
             Ok(images) => {
                 images.iter().map(|image| format!("{} in {} ", image.reference.name, image.engine)).collect()
             }
@@ -55,5 +56,6 @@ fn the_engine_is_the_one_asked_for_else_the_images_else_whichever_a_host_has() {
         other-box in incus 
         other-box in fake 
         image `other-box` has format `incus_tarball`, which libvirt cannot run; choose another image
-        there is no image `gone`; there are: box, machine, other-box"#]].assert_eq(&said.join("\n"));
+        there is no image `gone`; there are: box, machine, other-box"#]]
+    .assert_eq(&said.join("\n"));
 }

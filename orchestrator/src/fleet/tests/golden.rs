@@ -12,6 +12,7 @@ use chom_protocol::{AlertId, NotificationId};
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
 use crate::fleet::network::rows::{FormerAddressRow, Month, MonthRow, TrafficRow};
+use crate::fleet::rows::{ImageRow, SshKeyRow};
 use crate::fleet::state::State;
 use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
@@ -69,6 +70,19 @@ async fn full() -> World {
         })?;
         let (_, token) = tokens::create(name("admin"), TokenId::new(decision.new_id()), at).unwrap();
         decision.put(token)?;
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 you@example".to_owned();
+        decision.put(SshKeyRow { tenant: name("default"), name: name("laptop"), key, created_at: at })?;
+        decision.put(ImageRow {
+            name: name("debian-13"),
+            version: Some("13.2".to_owned()),
+            engine: Engine::Libvirt,
+            format: ImageFormat::Qcow2,
+            sha256: Sha256::of(b"debian"),
+            size: Bytes::mib(300),
+            minimum_disk: Bytes::gib(2),
+            default_user: Some("debian".to_owned()),
+            added_at: at,
+        })?;
         let subject =
             Subject { rule: Rule::HostUnreachable, host: Some(host), vps: Some(vps), label: "/".to_owned() };
         let id = AlertId::new(decision.new_id());

@@ -4,11 +4,9 @@
 use chom_protocol::VpsId;
 use chom_protocol::api::vps_servers::{RebuildVps, VpsAccepted};
 
-use super::{Action, check_keys, check_user_data, keep_blob, release_blob, wake};
-use crate::fleet::catalogue::Catalogue;
-use crate::fleet::hosts::unknown;
+use super::{Action, check_user_data, keep_blob, release_blob, wake};
 use crate::fleet::rows::{Goal, VpsRow};
-use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark};
+use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, ssh_keys};
 
 impl Fleet {
     /// Makes a VPS anew.
@@ -22,17 +20,17 @@ impl Fleet {
         vps: VpsId,
         request: RebuildVps,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        check_keys(request.ssh_keys.as_deref().unwrap_or_default())?;
+        ssh_keys::check_all("/ssh_keys", request.ssh_keys.as_deref().unwrap_or_default())?;
         check_user_data(request.user_data.as_deref())?;
         self.order(caller, mark, vps, Action::Rebuild, move |fleet, decision, row| {
-            rebuild(fleet.catalogue(), decision, row, request)
+            rebuild(fleet, decision, row, request)
         })
         .await
     }
 }
 
 fn rebuild(
-    catalogue: &Catalogue,
+    fleet: &Fleet,
     decision: &mut Decision,
     row: &mut VpsRow,
     request: RebuildVps,
@@ -48,9 +46,7 @@ fn rebuild(
     // From now on it is no copy of another one, and boots from its own disk.
     (row.spec.source, row.spec.rescue) = (None, None);
     if let Some(name) = image {
-        let Some(image) = catalogue.images.get(&name) else {
-            return Err(unknown("/image", "image", &name, catalogue.images.keys()));
-        };
+        let image = fleet.known_image(&decision.state, &name)?;
         if image.engine != row.spec.engine {
             return Err(FleetError::invalid(
                 "/image",
@@ -69,7 +65,7 @@ fn rebuild(
                 ),
             ));
         }
-        row.spec.image = image.reference.clone();
+        row.spec.image = image.reference;
     }
     if let Some(keys) = ssh_keys {
         row.spec.ssh_keys = keys;

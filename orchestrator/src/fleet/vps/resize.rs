@@ -1,5 +1,6 @@
 //! Another size for a VPS on its own host. The host's room is checked in the commit that takes it; disks only grow.
 
+use chom_protocol::api::hosts::Labels;
 use chom_protocol::api::vps_servers::{ResizeVps, VpsAccepted};
 use chom_protocol::vps::Engine;
 use chom_protocol::{Bytes, Name, VpsId};
@@ -134,6 +135,9 @@ pub(in crate::fleet) fn check_room(
     let wish = Wish {
         region: row.region.clone(),
         engine: spec.engine,
+        // It stands where it stood: nothing new comes together.
+        labels: Labels::new(),
+        group: None,
         cores: cores.saturating_sub(spec.cores),
         memory: Bytes(memory.0.saturating_sub(spec.memory.0)),
         disk: Bytes(disk.0.saturating_sub(spec.disk.0)),

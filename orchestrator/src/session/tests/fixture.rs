@@ -193,8 +193,11 @@ impl World {
             image: None,
             network: None,
             ssh_keys: Vec::new(),
+            tenant_keys: None,
             user_data: Some("#cloud-config\n".to_owned()),
             guest_shutdown: Default::default(),
+            anti_affinity: None,
+            host_labels: Default::default(),
         };
         let created =
             self.running.fleet.create_vps(&caller(), RequestMark::default(), request).await.unwrap();

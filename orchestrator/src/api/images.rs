@@ -1,0 +1,143 @@
+//! Images: listed, shown, added by upload, removed. An upload is written to the disk as it comes; nothing of it is kept in
+//! memory.
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use chom_protocol::Name;
+use chom_protocol::api::catalogue::{ImageView, NewImage};
+use chom_protocol::api::{Page, PageQuery};
+use http_body_util::BodyExt;
+
+use crate::api::page::{Paging, is_behind};
+use crate::api::problem::{ApiError, Kind};
+use crate::api::request::{Order, RowName};
+use crate::api::{App, answer};
+use crate::chain;
+use crate::fleet::{Caller, FleetError, RequestMark};
+use crate::images::{Incoming, ReceiveError, Received};
+
+/// Where images are uploaded.
+pub(super) const PATH: &str = "/api/images";
+/// A sender that sends nothing for so long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Lists the images that a VPS can be made from.
+#[utoipa::path(get, path = "/api/images", tag = "catalogue", operation_id = "list_images", params(PageQuery),
+    responses((status = 200, description = "A page of images, by name.", body = Page<ImageView>)))]
+pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
+    let state = app.fleet.state();
+    let views: Vec<ImageView> =
+        app.fleet.image_names(&state).iter().filter_map(|name| app.fleet.image_view(&state, name)).collect();
+    paging.page(
+        "images",
+        |from: Bound<Name>| views.iter().filter(move |view| is_behind(&view.name, &from)),
+        |view| view.name.clone(),
+        |view| view.clone(),
+    )
+}
+
+/// Shows an image.
+#[utoipa::path(get, path = "/api/images/{image}", tag = "catalogue", operation_id = "show_image",
+    params(("image" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "The image.", body = ImageView)))]
+pub(super) async fn show(
+    State(app): State<App>,
+    _: Caller,
+    RowName(name): RowName,
+) -> Result<Response, ApiError> {
+    let shown = app.fleet.image_view(&app.fleet.state(), &name);
+    Ok(answer::row(&shown.ok_or_else(|| FleetError::not_found("image", &name))?))
+}
+
+/// The body of an upload, and what it is said to be.
+pub(super) struct Upload {
+    new: NewImage,
+    body: Body,
+}
+
+impl FromRequest<App> for Upload {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let given = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if given != Some("application/octet-stream") {
+            let detail = "send the bytes of the image's file with `Content-Type: application/octet-stream`";
+            return Err(ApiError::new(Kind::MediaType, detail).at("Content-Type"));
+        }
+        let query = Query::<NewImage>::from_request_parts(&mut parts, app).await;
+        let Query(new) = query.map_err(|error| ApiError::new(Kind::Malformed, error.body_text()))?;
+        Ok(Self { new, body })
+    }
+}
+
+/// Adds an image: its description as parameters, the bytes of its file as the body. They are checked against `sha256`.
+#[utoipa::path(post, path = "/api/images", tag = "catalogue", operation_id = "add_image", params(NewImage),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, description = "The image.", body = ImageView)))]
+pub(super) async fn add(
+    State(app): State<App>,
+    caller: Caller,
+    upload: Upload,
+) -> Result<Response, ApiError> {
+    let Upload { new, body } = upload;
+    app.fleet.check_new_image(&new.name)?;
+    let incoming = app.images.receive().await.map_err(refused)?;
+    let incoming = receive(incoming, body).await?;
+    let received = incoming.finish(&app.images, &new.name, new.format, new.sha256).await.map_err(refused)?;
+    let Received { sha256, .. } = received;
+    let added = app.fleet.add_image(&caller, RequestMark::default(), new, received).await;
+    if added.is_err() && !app.fleet.is_image(sha256) {
+        app.images.discard(sha256).await;
+    }
+    Ok(answer::done(StatusCode::CREATED, &added?))
+}
+
+async fn receive(mut incoming: Incoming, mut body: Body) -> Result<Incoming, ApiError> {
+    loop {
+        let silent = |_| {
+            let detail = format!("nothing came for {} s; send the image again", SILENCE_MAX.as_secs());
+            ApiError::new(Kind::Timeout, detail)
+        };
+        let Some(frame) = tokio::time::timeout(SILENCE_MAX, body.frame()).await.map_err(silent)? else {
+            return Ok(incoming);
+        };
+        let broken = |_| ApiError::new(Kind::Malformed, "the image broke off; send it again");
+        if let Ok(bytes) = frame.map_err(broken)?.into_data() {
+            incoming.write(&bytes).await.map_err(refused)?;
+        }
+    }
+}
+
+fn refused(error: ReceiveError) -> ApiError {
+    let kind = match &error {
+        ReceiveError::Write(_) => Kind::Internal,
+        ReceiveError::Large => Kind::TooLarge,
+        ReceiveError::Empty | ReceiveError::Digest { .. } | ReceiveError::Form(_) => Kind::Invalid,
+        ReceiveError::Busy => Kind::Unavailable,
+    };
+    ApiError::new(kind, chain(&error))
+}
+
+/// Removes an image that was added. Refused while VPSs were made from it, deleted ones that are kept included.
+#[utoipa::path(delete, path = "/api/images/{image}", tag = "catalogue", operation_id = "remove_image",
+    params(("image" = String, Path, description = "Its name.")),
+    responses((status = 200, description = "The image that was removed.", body = ImageView)))]
+pub(super) async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    RowName(name): RowName,
+    order: Order,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.remove_image(&caller, order.mark, name).await?;
+    if !app.fleet.is_image(done.value.sha256) {
+        app.images.discard(done.value.sha256).await;
+    }
+    Ok(answer::done(StatusCode::OK, &done))
+}
