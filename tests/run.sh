@@ -66,7 +66,7 @@ run_tests() {
 
 step "packages" tests/fleet/setup.sh prometheus-node-exporter
 # The file systems are built while the compiler works.
-(tests/fleet/rootfs.sh && tests/fleet/image.sh) >"$logs/caches.out" 2>&1 &
+(tests/fleet/rootfs.sh && tests/fleet/image.sh && tests/fleet/debian.sh) >"$logs/caches.out" 2>&1 &
 caches=$!
 step "form" cargo fmt --check
 step "scripts" scripts

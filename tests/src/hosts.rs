@@ -111,7 +111,11 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// What a script of the fleet builds on its first use, outside of any deadline: it takes a minute, once.
-fn built(name: &str) -> PathBuf {
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
     let built = Command::new(script(name)).output().unwrap();
     assert!(built.status.success(), "{name}: {}", String::from_utf8_lossy(&built.stderr));
     String::from_utf8(built.stdout).unwrap().trim().into()
@@ -128,6 +132,10 @@ pub struct SiteOptions {
     pub iso: Option<PathBuf>,
     /// Whether it runs containers too. Where not, its Incus sleeps.
     pub containers: bool,
+    /// Memory of the size `small`.
+    pub memory_mib: u64,
+    /// Disk of it.
+    pub disk_mib: u64,
 }
 
 /// Incus as after `incus admin init --minimal`, with the pool that works on any file system.
@@ -136,7 +144,14 @@ const INCUS_INIT: &str = "printf 'storage_pools: [{name: default, driver: dir}]\
 
 impl Default for SiteOptions {
     fn default() -> Self {
-        Self { moved_grace_seconds: 5, prepare: "true", iso: None, containers: false }
+        Self {
+            moved_grace_seconds: 5,
+            prepare: "true",
+            iso: None,
+            containers: false,
+            memory_mib: 192,
+            disk_mib: 256,
+        }
     }
 }
 
@@ -167,8 +182,8 @@ impl Site {
             engine: "libvirt",
             container: Some(container),
             stop_grace_seconds: 20,
-            memory_mib: 192,
-            disk_mib: 256,
+            memory_mib: options.memory_mib,
+            disk_mib: options.disk_mib,
             ..Options::default()
         });
         let api = orchestrator.api();

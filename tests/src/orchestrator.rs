@@ -216,6 +216,20 @@ impl Orchestrator {
         run(&program("chom-orchestrator"), arguments)
     }
 
+    /// Runs chomctl as its administrator.
+    #[must_use]
+    pub fn chomctl(&self, words: &[&str]) -> Said {
+        let chomctl = program("chomctl");
+        let ca = self.state().join("ca.pem");
+        let environment = [
+            format!("CHOM_SERVER={}", self.api.server),
+            format!("CHOM_TOKEN={}", self.api.token),
+            format!("CHOM_CA_FILE={}", ca.display()),
+        ];
+        let before = environment.iter().map(String::as_str).chain([chomctl.to_str().unwrap()]);
+        run(Path::new("env"), before.chain(words.iter().copied()))
+    }
+
     /// Exports the store of an orchestrator that is down, and gives the file.
     ///
     /// # Panics

@@ -5,6 +5,7 @@
 
 mod agent_dies;
 mod containers;
+mod debian;
 mod engine_fails;
 mod guest_off;
 mod lifecycle;
