@@ -2,36 +2,23 @@
 //! beside prometheus-node-exporter asked at the same pace; and how long a create takes, beside virsh with the same domain.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chom_tests::process::program;
+use chom_protocol::vps::Engine;
 use chom_tests::wait::{pass, wait_for};
 
-use crate::client::Client;
 use crate::measure::{self, Memory};
+use crate::real_host::{self, HOST, RealHost, USABLE_SECONDS_MAX, cpu, fleet_well, on_host, pid_of};
 use crate::scale::median;
 use crate::table::{Line, Target};
-use crate::world::{Shape, World};
 
-const FLEET: &str = "bench";
-const FLEET_NET: &str = "7";
-const FLEET_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 7, 1);
-const HOST: &str = "bench";
 const EXPORTER: &str = "/usr/bin/prometheus-node-exporter";
 const EXPORTER_PORT: u16 = 9100;
-/// A tick of 15 s scaled to one second; passes of the reconciler alike.
-const REPORT_SECONDS: u32 = 1;
-const RECONCILE_SECONDS: u32 = 2;
 /// Until both have taken what they take at first.
 const WARM_UP: Duration = Duration::from_secs(20);
 const WINDOW: Duration = Duration::from_secs(150);
-/// Booting a host, enrolling, KVM proven or not.
-const USABLE_SECONDS_MAX: Duration = Duration::from_secs(120);
-/// One change of a VPS.
-const OPERATION_SECONDS_MAX: Duration = Duration::from_secs(120);
 /// So often a VPS is created, and its copy started by virsh; medians count.
 const CREATES: usize = 5;
 
@@ -39,133 +26,33 @@ const CREATES: usize = 5;
 pub(crate) fn measure() -> Vec<Line> {
     let what = "agent and create to running on a real host";
     let refused = |why: &str| vec![Line::missing(what, why).target(Target::ValueAtMost(0.0))];
-    let check = fleet(&["check"]);
-    if !check.status.success() {
-        return refused(&String::from_utf8_lossy(&check.stderr));
+    if let Err(why) = real_host::check() {
+        return refused(&why);
     }
     if !Path::new(EXPORTER).exists() {
         return refused(
             "prometheus-node-exporter is not installed: run tests/fleet/setup.sh prometheus-node-exporter",
         );
     }
-    let _cleanup = Cleanup;
-    let mut bench = HostBench::up();
+    let mut bench = HostBench(RealHost::up(Engine::Libvirt));
     let mut lines = bench.footprint();
     lines.push(bench.create_to_running());
-    bench.world.stop();
+    bench.0.world.stop();
     lines
 }
 
-struct Cleanup;
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        let gone = fleet(&["down-all"]);
-        if !gone.status.success() {
-            eprintln!("cannot remove the bench's host: {}", String::from_utf8_lossy(&gone.stderr));
-        }
-    }
-}
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fleet").join(name)
-}
-
-fn fleet(words: &[&str]) -> Output {
-    let mut command = Command::new(script("fleet.sh"));
-    command.args(words).env("CHOM_FLEET", FLEET).env("CHOM_FLEET_NET", FLEET_NET).stdin(Stdio::null());
-    command.output().unwrap()
-}
-
-fn fleet_well(words: &[&str]) -> String {
-    let output = fleet(words);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "fleet.sh {words:?}: {said}");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-fn on_host(words: &[&str]) -> String {
-    fleet_well(&[&["exec", HOST], words].concat())
-}
-
-struct HostBench {
-    world: World,
-    client: Client,
-    address: String,
-}
+struct HostBench(RealHost);
 
 impl HostBench {
-    fn up() -> Self {
-        let image = Command::new(script("image.sh")).output().unwrap();
-        assert!(image.status.success(), "image.sh: {}", String::from_utf8_lossy(&image.stderr));
-        let image = PathBuf::from(String::from_utf8_lossy(&image.stdout).trim());
-        fleet_well(&["net-up"]);
-        let mut world = World::new(&Shape {
-            report_seconds: REPORT_SECONDS,
-            reconcile_seconds: RECONCILE_SECONDS,
-            address: FLEET_ADDRESS,
-            image: Some(image),
-            ..Shape::default()
-        });
-        world.start();
-        let mut client = world.client();
-        let address = fleet_well(&["up", HOST]);
-        let programs = program("chom-agent");
-        fleet_well(&["install-agent", HOST, programs.parent().unwrap().to_str().unwrap()]);
-        let added =
-            client.call("POST", "/api/hosts", Some(r#"{"name":"bench","region":"us-east"}"#)).unwrap().json();
-        on_host(&["chom-agent", "enrol", added["join_code"].as_str().unwrap()]);
-        on_host(&["systemctl", "enable", "--now", "--no-block", "chom-agent"]);
-        wait_for("the host to be usable", USABLE_SECONDS_MAX, || {
-            let page = client.call("GET", "/api/hosts", None).unwrap().json();
-            let host = &page["items"][0];
-            let engines = host["engines"].as_array().cloned().unwrap_or_default();
-            let works = engines.iter().any(|engine| engine["problem"].is_null());
-            if host["state"] == "connected" && works { Ok(()) } else { Err(host.to_string()) }
-        });
-        Self { world, client, address }
-    }
-
-    /// Creates a VPS; gives its id and the time from the request to its operation's end.
-    fn create(&mut self, name: &str) -> (String, Duration) {
-        let began = Instant::now();
-        let body = format!(r#"{{"name":"{name}","region":"us-east","size":"small"}}"#);
-        let made = self.client.call("POST", "/api/vps-servers", Some(&body)).unwrap();
-        assert_eq!(made.status, 202, "{}", String::from_utf8_lossy(&made.body));
-        let made = made.json();
-        self.await_operation(made["operation"]["id"].as_str().unwrap());
-        (made["vps"]["id"].as_str().unwrap().to_owned(), began.elapsed())
-    }
-
-    fn order(&mut self, method: &str, path: &str) {
-        let answer = self.client.call(method, path, None).unwrap();
-        assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.body));
-        self.await_operation(answer.json()["operation"]["id"].as_str().unwrap());
-    }
-
-    fn await_operation(&mut self, id: &str) {
-        let deadline = Instant::now() + OPERATION_SECONDS_MAX;
-        loop {
-            let operation = self.client.call("GET", &format!("/api/operations/{id}"), None).unwrap().json();
-            match operation["state"].as_str() {
-                Some("succeeded") => return,
-                Some("pending" | "running") if Instant::now() < deadline => pass(Duration::from_millis(5)),
-                _ => panic!("{operation}"),
-            }
-        }
-    }
-
     fn footprint(&mut self) -> Vec<Line> {
-        self.create("footprint");
+        self.0.create("footprint");
         fleet_well(&["push", HOST, EXPORTER, EXPORTER]);
         on_host(&["systemd-run", "--quiet", "--unit=node-exporter", EXPORTER]);
-        let asked = format!("{}:{EXPORTER_PORT}", self.address);
+        let asked = format!("{}:{EXPORTER_PORT}", self.0.address);
         wait_for("node-exporter to answer", USABLE_SECONDS_MAX, || {
             scrape(&asked).map_err(|error| error.to_string())
         });
-        let pid = |name: &str| on_host(&["pgrep", "-x", name]).lines().next().unwrap().to_owned();
-        // The kernel keeps 15 characters of a name.
-        let pids = [pid("chom-agent"), pid("chom-agent-libv"), pid("prometheus-node")];
+        let pids = ["chom-agent", "chom-agent-libv", "prometheus-node"].map(pid_of);
         ask_for(&asked, WARM_UP);
         let before = pids.each_ref().map(|pid| cpu(pid));
         let began = Instant::now();
@@ -173,7 +60,7 @@ impl HostBench {
         let after = pids.each_ref().map(|pid| cpu(pid));
         let seconds = began.elapsed().as_secs_f64();
         // The old connection was idle for longer than the API keeps one.
-        self.client = self.world.client();
+        self.0.client = self.0.world.client();
         let [agent, helper, exporter] = pids
             .each_ref()
             .map(|pid| Memory::parse(&on_host(&["cat", &format!("/proc/{pid}/smaps_rollup")])));
@@ -214,11 +101,11 @@ impl HostBench {
     fn create_to_running(&mut self) -> Line {
         let (mut ours, mut virsh) = (Vec::new(), Vec::new());
         for number in 0..CREATES {
-            let (id, took) = self.create(&format!("timed-{number}"));
+            let (id, took) = self.0.create(&format!("timed-{number}"));
             ours.push(took.as_secs_f64() * 1000.0);
-            self.order("POST", &format!("/api/vps-servers/{id}/stop"));
+            self.0.order("POST", &format!("/api/vps-servers/{id}/stop"));
             virsh.push(virsh_ms(&id));
-            self.order("DELETE", &format!("/api/vps-servers/{id}"));
+            self.0.order("DELETE", &format!("/api/vps-servers/{id}"));
         }
         println!("create to running {ours:.0?} ms, virsh {virsh:.0?} ms, load {}", measure::load());
         Line::new("create to running, image on the host (request to the operation's end)", median(ours), "ms")
@@ -242,10 +129,6 @@ fn virsh_ms(id: &str) -> f64 {
         virsh -q destroy bench-copy >/dev/null
         virsh -q undefine bench-copy >/dev/null"#;
     on_host(&["bash", "-c", script, "bash", id]).parse().unwrap()
-}
-
-fn cpu(pid: &str) -> f64 {
-    measure::cpu_seconds(&on_host(&["cat", &format!("/proc/{pid}/stat")]))
 }
 
 /// Asks once a second for so long; how often.

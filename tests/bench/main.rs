@@ -14,11 +14,14 @@ use std::process::ExitCode;
 mod agents;
 mod answers;
 mod client;
+mod containers;
 mod creates;
 mod floor;
 mod host;
 mod images;
 mod measure;
+mod real_host;
+mod rest;
 mod role;
 mod scale;
 mod table;
@@ -39,6 +42,12 @@ const BENCHES: &[Bench] = &[
         about: "the agent beside prometheus-node-exporter, and create to running",
         run: host::measure,
     },
+    Bench {
+        name: "containers",
+        about: "a container from request to running, and twenty of them at rest",
+        run: containers::measure,
+    },
+    Bench { name: "rest", about: "an agent with 100 VPSs at rest", run: rest::measure },
     Bench { name: "images", about: "an image of 200 MB from orchestrator to agent", run: images::measure },
     Bench { name: "scale", about: "2,000 agents on one orchestrator", run: scale::measure },
     Bench {

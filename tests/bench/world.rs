@@ -48,8 +48,8 @@ pub(crate) struct Shape {
     pub(crate) reconcile_seconds: u32,
     /// Where the API and the link are; loopback unless hosts of their own must reach them.
     pub(crate) address: Ipv4Addr,
-    /// What the image is made of, and what runs it.
-    pub(crate) image: Option<PathBuf>,
+    /// What runs the image, and what it is made of.
+    pub(crate) image: Option<(Engine, PathBuf)>,
     /// Size of the image that is made up where none is given.
     pub(crate) image_bytes: usize,
 }
@@ -304,8 +304,13 @@ fn free_udp(address: Ipv4Addr) -> SocketAddr {
 }
 
 fn write_config(folder: &Path, shape: &Shape, api: SocketAddr, link: SocketAddr) {
-    let (engine, format) = if shape.image.is_some() { ("libvirt", "qcow2") } else { ("fake", "raw") };
-    let image = shape.image.clone().unwrap_or_else(|| {
+    let engine = shape.image.as_ref().map_or(Engine::Fake, |(engine, _)| *engine);
+    let format = match engine {
+        Engine::Libvirt => "qcow2",
+        Engine::Incus => "incus_tarball",
+        Engine::Fake => "raw",
+    };
+    let image = shape.image.clone().map(|(_, file)| file).unwrap_or_else(|| {
         let made_up = folder.join(MADE_UP_IMAGE);
         // Of no content that a file system or a network could make smaller.
         let mut content = vec![0; shape.image_bytes];

@@ -90,6 +90,15 @@ impl Agent {
         self.process = Some(Process::start(&program("chom-agent"), arguments, &log));
     }
 
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
+    }
+
     /// What `chom-agent status` says.
     #[must_use]
     pub fn status(&self) -> Said {

@@ -45,7 +45,8 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused(problem) => {
-                write!(out, "{} {}: {}", problem.status, problem.title, problem.detail)
+                write!(out, "{} {}: {}", problem.status, problem.title, problem.detail)?;
+                problem.location.iter().try_for_each(|location| write!(out, " (at {location})"))
             }
             Self::Silent(what) => write!(out, "no answer: {what}"),
         }

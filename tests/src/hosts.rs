@@ -139,7 +139,7 @@ pub struct SiteOptions {
 }
 
 /// Incus as after `incus admin init --minimal`, with the pool that works on any file system.
-const INCUS_INIT: &str = "printf 'storage_pools: [{name: default, driver: dir}]\nprofiles: [{name: default, devices: \
+pub const INCUS_INIT: &str = "printf 'storage_pools: [{name: default, driver: dir}]\nprofiles: [{name: default, devices: \
     {root: {type: disk, path: /, pool: default}}}]\n' | incus admin init --preseed";
 
 impl Default for SiteOptions {

@@ -4,6 +4,8 @@
 mod api;
 mod instance;
 mod network;
+mod rebuild;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use chom_protocol::helper::GuestDefinition;
 use chom_protocol::host::{Acceleration, EngineStatus};
 use chom_protocol::network::Attachment;
 use chom_protocol::sample::Point;
-use chom_protocol::vps::{Engine, ImageFormat, Sha256, VpsSpec, VpsState};
+use chom_protocol::vps::{CloneSource, Engine, ImageFormat, Sha256, VpsSpec, VpsState};
 use hyper::Method;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -32,14 +34,14 @@ use instance::{Definition, Instance};
 
 /// Unpacking a root file system of a gigabyte onto a slow disk; the reconciler gives 120 s for all of it.
 const CREATE_SECONDS_MAX: u64 = 110;
+/// Copying one of a hundred gigabytes; the reconciler gives an hour.
+const COPY_SECONDS_MAX: u64 = 3590;
 /// Starting takes half a second, on a busy host ten.
 const SWITCH_SECONDS_MAX: u64 = 90;
 /// Removing a large root file system from a slow disk.
 const DELETE_SECONDS_MAX: u64 = 290;
 /// Incus goes on asking a container to shut down for so long; then the reconciler asks again, or ends its patience.
 const SHUTDOWN_SECONDS: u64 = 8;
-/// What containers lack so far.
-const NO_SNAPSHOTS: &str = "containers have no snapshots yet; only virtual machines do";
 /// Its version is asked for this often: only an upgrade changes it.
 const VERSION_EVERY: Duration = Duration::from_secs(600);
 
@@ -86,11 +88,10 @@ impl IncusDriver {
         // One question for all, without what they use: that would cost Incus a process for each.
         let instances: Vec<Instance> = self.api.get("/1.0/instances?recursion=1").await?;
         let engine = EngineStatus { version, problem: None, ..self.unasked() };
-        Ok(Observed {
-            engine,
-            guests: instances.into_iter().map(Instance::observed).collect(),
-            snapshots: BTreeMap::new(),
-        })
+        let snapshots = snapshots::look(&self.api, &instances).await;
+        // What is being made to succeed another one is no guest yet.
+        let guests = instances.into_iter().filter(|instance| !instance.is_successor());
+        Ok(Observed { engine, guests: guests.map(Instance::observed).collect(), snapshots })
     }
 
     /// The instance of a VPS; none if there is none, an error if somebody else made it.
@@ -107,21 +108,42 @@ impl IncusDriver {
         }
     }
 
-    async fn make(&self, spec: &VpsSpec, image: &Path, definition: &Definition) -> Result<(), DriverError> {
+    /// Makes a container under a name: from its image, or as a copy of its source.
+    async fn make(
+        &self,
+        spec: &VpsSpec,
+        name: &str,
+        image: &Path,
+        definition: &Definition,
+    ) -> Result<(), DriverError> {
         if spec.image.format != ImageFormat::IncusTarball {
             return Err(DriverError::lasting(format!(
                 "image `{}` is of format {}, which no container is made from: choose another image",
                 spec.image.name, spec.image.format
             )));
         }
-        self.import(spec, image).await?;
+        let copied = spec.source.is_some();
+        match spec.source {
+            Some(CloneSource { vps, snapshot: None }) => {
+                snapshots::take(&self.api, vps, SnapshotName::ForClone(spec.id)).await?;
+            }
+            Some(_) => {}
+            None => self.import(spec, image).await?,
+        }
         let pool = self.pool().await?;
         if spec.interface.attachment == Attachment::Nat {
             network::ensure(&self.api, self.shared.as_ref()).await?;
         }
-        let request = Payload::json(&definition.create(spec, &pool));
-        let made = self.api.act(Method::POST, "/1.0/instances", request, CREATE_SECONDS_MAX).await;
+        let request = Payload::json(&definition.create(spec, name, &pool));
+        let seconds_max = if copied { COPY_SECONDS_MAX } else { CREATE_SECONDS_MAX };
+        let made = self.api.act(Method::POST, "/1.0/instances", request, seconds_max).await;
         made.map_err(failed(format!("cannot make the container of VPS {}", spec.id)))
+    }
+
+    async fn has_snapshots(&self, vps: VpsId) -> Result<bool, DriverError> {
+        let listed: Result<Vec<String>, _> = self.api.get(&format!("{}/snapshots", path(vps))).await;
+        let listed = listed.map_err(failed(format!("cannot list the snapshots of VPS {vps}")))?;
+        Ok(!listed.is_empty())
     }
 
     /// Gives Incus the image, once. A unified image's fingerprint is the digest of its file.
@@ -212,12 +234,17 @@ impl Driver for IncusDriver {
         user_data: Option<&[u8]>,
     ) -> Result<(), DriverError> {
         let definition = Definition::new(spec, user_data);
+        let name = GuestDefinition::guest_name(spec.id);
         match self.find(spec.id).await? {
-            Some(half_made) if half_made.is_half_made() => {
+            // What has snapshots was whole once.
+            Some(half_made) if half_made.is_half_made() && !self.has_snapshots(spec.id).await? => {
                 self.destroy(spec.id).await?;
-                self.make(spec, image, &definition).await
+                self.make(spec, &name, image, &definition).await
             }
-            Some(same) if same.definition() == definition.digest() => Ok(()),
+            Some(old) if old.build() < spec.build => {
+                rebuild::exchange(self, spec, image, &definition, Some(&old)).await
+            }
+            Some(same) if same.definition() == definition.digest() && !same.is_changed_by_hand() => Ok(()),
             Some(there) => {
                 let doing = format!("cannot change the container of VPS {}", spec.id);
                 let pool = match there.pool() {
@@ -229,7 +256,8 @@ impl Driver for IncusDriver {
                 let changed = self.api.act(Method::PATCH, &path, request, SWITCH_SECONDS_MAX).await;
                 changed.map_err(failed(doing))
             }
-            None => self.make(spec, image, &definition).await,
+            None if spec.build > 0 => rebuild::exchange(self, spec, image, &definition, None).await,
+            None => self.make(spec, &name, image, &definition).await,
         }
     }
 
@@ -283,6 +311,7 @@ impl Driver for IncusDriver {
     }
 
     async fn destroy(&self, vps: VpsId) -> Result<(), DriverError> {
+        rebuild::remove_successor(self, vps).await?;
         if self.find(vps).await?.is_none() {
             return Ok(());
         }
@@ -293,16 +322,16 @@ impl Driver for IncusDriver {
         }
     }
 
-    async fn take_snapshot(&self, _vps: VpsId, _name: SnapshotName) -> Result<(), DriverError> {
-        Err(DriverError::lasting(NO_SNAPSHOTS))
+    async fn take_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        snapshots::take(&self.api, vps, name).await
     }
 
-    async fn restore_snapshot(&self, _spec: &VpsSpec, _name: SnapshotName) -> Result<(), DriverError> {
-        Err(DriverError::lasting(NO_SNAPSHOTS))
+    async fn restore_snapshot(&self, spec: &VpsSpec, name: SnapshotName) -> Result<(), DriverError> {
+        snapshots::restore(&self.api, spec, name).await
     }
 
-    async fn delete_snapshot(&self, _vps: VpsId, _name: SnapshotName) -> Result<(), DriverError> {
-        Ok(()) // none is ever there
+    async fn delete_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+        snapshots::delete(&self.api, vps, name).await
     }
 
     async fn measure(&self) -> Result<Vec<Point>, DriverError> {
@@ -317,7 +346,11 @@ impl Driver for IncusDriver {
 }
 
 fn path(vps: VpsId) -> String {
-    format!("/1.0/instances/{}", GuestDefinition::guest_name(vps))
+    path_of(&GuestDefinition::guest_name(vps))
+}
+
+fn path_of(name: &str) -> String {
+    format!("/1.0/instances/{name}")
 }
 
 fn failed(doing: String) -> impl FnOnce(IncusError) -> DriverError {

@@ -38,7 +38,8 @@ impl Ports {
                 continue; // somebody is at work on it by hand
             }
             let (counted, total) = known.map_or_else(Default::default, |port| (port.counted, port.total));
-            self.0.insert(id, Port { interface: want.interface.clone(), cut_off: false, counted, total });
+            let cut_off = !want.is_connected();
+            self.0.insert(id, Port { interface: want.interface.clone(), cut_off, counted, total });
         }
         if let Some(guests) = guests {
             let named = |id: &VpsId| spec.vps.contains_key(id) || spec.tombstones.contains_key(id);

@@ -118,8 +118,10 @@ impl Memory {
             }
             match (guest.state, want.wanted_power() != Power::Stopped) {
                 (VpsState::Running | VpsState::Paused, _) => {
-                    memory.running_in = Some(boot);
                     memory.off_by_guest = false;
+                    if guest.state == VpsState::Running {
+                        memory.running_in = Some(boot);
+                    }
                     // One that runs with something else than it should boot has not been started as asked.
                     let rescue = want.rescue.as_ref().map(|image| image.sha256);
                     // One that is paused has not followed an order to start.

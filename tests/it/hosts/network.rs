@@ -7,6 +7,7 @@ use chom_protocol::VpsId;
 use chom_protocol::api::networks::VpsNetworkView;
 use chom_protocol::api::vps_servers::VpsAccepted;
 use chom_protocol::network::port_name;
+use chom_protocol::vps::Engine;
 use chom_tests::fleet::SOON;
 use chom_tests::hosts::{RealHost, Site, SiteOptions, guest_name};
 use chom_tests::wait::wait_for;
@@ -21,29 +22,42 @@ const OWN_END_BYTES_MAX: u64 = 4096;
 /// 1,024 bytes.
 const KIBIBYTE: u64 = 1024;
 
-/// A guest that does what it is told over its console.
+/// A guest that does what it is told: a machine over its console, a container by `incus exec`.
 struct Guest<'s> {
     site: &'s Site,
+    engine: Engine,
     vps: VpsId,
     address: String,
     mac: String,
 }
 
 impl<'s> Guest<'s> {
-    fn create(site: &'s Site, name: &str) -> VpsAccepted {
+    fn create(site: &'s Site, engine: Engine, name: &str) -> VpsAccepted {
         let user_data = "#cloud-config\n#chom-hello: shell\n";
-        let body = json!({"name": name, "region": "us-east", "size": "small", "user_data": user_data});
+        let body = json!({
+            "name": name, "region": "us-east", "size": "small", "user_data": user_data, "engine": engine,
+        });
         site.api().post("/api/vps-servers", &body).unwrap_or_else(|failure| panic!("{failure}"))
     }
 
-    fn greeted(site: &'s Site, accepted: &VpsAccepted) -> Self {
+    fn greeted(site: &'s Site, engine: Engine, accepted: &VpsAccepted) -> Self {
         site.done(accepted);
         let vps = accepted.vps.id;
-        site.host.greets(vps, 1);
         let card: VpsNetworkView = site.api().get(&format!("/api/vps-servers/{vps}/network")).unwrap();
-        let guest = Self { site, vps, address: card.addresses[0].addr().to_string(), mac: card.mac };
-        guest.listen();
+        let guest = Self { site, engine, vps, address: card.addresses[0].addr().to_string(), mac: card.mac };
+        guest.boots(1);
         guest
+    }
+
+    /// Waits until it greeted from a boot of it and takes orders.
+    fn boots(&self, boot: u32) {
+        match self.engine {
+            Engine::Incus => drop(self.host().container_greets(self.vps, boot)),
+            _ => {
+                self.host().greets(self.vps, boot);
+                self.listen();
+            }
+        }
     }
 
     /// Holds its console open from now on. QEMU looks once a second whether somebody does, and takes no word before.
@@ -67,6 +81,12 @@ impl<'s> Guest<'s> {
 
     /// Has it run a line, and gives what it then printed.
     fn run(&self, line: &str) -> String {
+        if self.engine == Engine::Incus {
+            return self
+                .host()
+                .try_sh(&format!("incus exec {} -- sh -c '{line}'", guest_name(self.vps)))
+                .stdout;
+        }
         let before = self.host().console(self.vps).len();
         // The end mark is computed by the guest: a console that echoes what was typed would not show it.
         self.host().sh(&format!("echo '{line}; echo said-$((40 + 2))' >{}", self.console()));
@@ -171,11 +191,23 @@ fn forge(attacker: &Guest<'_>, neighbour: &Guest<'_>) {
 }
 
 #[test]
-fn guests_send_only_as_themselves_what_the_firewall_and_the_rate_let_through_and_all_of_it_is_counted_once() {
-    let site = Site::start("net", &SiteOptions::default());
+fn machines_send_only_as_themselves_what_the_firewall_and_the_rate_let_through_and_all_of_it_is_counted_once()
+{
+    guarded(Engine::Libvirt, "net");
+}
+
+#[test]
+fn containers_send_only_as_themselves_what_the_firewall_and_the_rate_let_through_and_all_of_it_is_counted_once()
+ {
+    guarded(Engine::Incus, "netc");
+}
+
+fn guarded(engine: Engine, name: &str) {
+    let containers = engine == Engine::Incus;
+    let site = Site::start(name, &SiteOptions { containers, ..SiteOptions::default() });
     let host = &site.host;
-    let accepted = ["one", "two"].map(|name| Guest::create(&site, name));
-    let [one, two] = accepted.map(|accepted| Guest::greeted(&site, &accepted));
+    let accepted = ["one", "two"].map(|name| Guest::create(&site, engine, name));
+    let [one, two] = accepted.map(|accepted| Guest::greeted(&site, engine, &accepted));
     assert!(host.sh("ip -br link").contains(&one.port()));
 
     assert!(one.reaches(GATEWAY, "") && one.reaches(&two.address, ""), "its own traffic passes");
@@ -213,8 +245,7 @@ fn counted_through_restarts(one: &Guest<'_>) {
 
     // The guest was off, and its card is another one: the link counts from nothing, the total goes on.
     one.site.act(one.vps, "restart");
-    one.host().greets(one.vps, 2);
-    one.listen();
+    one.boots(2);
     one.run(&format!("ping -c 20 -i 0.1 -s 1000 {GATEWAY}"));
     let now = wait_for("the agent to have counted the guest's second run", SOON, || {
         let (now, link) = (one.counted()?, one.link());

@@ -1,11 +1,12 @@
 //! For every operation: an id that nobody has, the wrong state, bad words, an order that is in its way; and an engine that
 //! fails, hangs or ends half-way. After each: a clear error or a finished operation, and nothing lost.
 
-use chom_protocol::VpsId;
 use chom_protocol::api::operations::{OperationState, OperationView};
+use chom_protocol::api::snapshots::{SnapshotAccepted, SnapshotView};
 use chom_protocol::api::vps_servers::VpsAccepted;
 use chom_protocol::vps::VpsState;
-use chom_tests::api::{Api, Failure};
+use chom_protocol::{OperationId, VpsId};
+use chom_tests::api::{Api, Failure, Method};
 use chom_tests::fleet::{Fleet, LATER, SOON, is_as_desired};
 use chom_tests::orchestrator::Options;
 use chom_tests::wait::wait_for;
@@ -216,4 +217,76 @@ fn an_engine_that_hangs_keeps_no_other_vps_waiting_and_a_killed_agent_goes_on() 
         let _ = api.vps_becomes(vps, "as desired", LATER, is_as_desired);
     }
     assert_eq!(fleet.hosts[0].agent.guests()[0].1.disks, 2);
+}
+
+/// Orders it while the engine goes wrong at it, and sees it carried out once the engine works again.
+fn survives(fleet: &mut Fleet, vps: VpsId, fault: (&str, &str), order: &dyn Fn(&Api) -> OperationId) {
+    let (call, how) = fault;
+    let api = fleet.api().clone();
+    println!("{call} {how}");
+    fleet.hosts[0].agent.engine_goes_wrong(Some(&format!("{call} {how}")));
+    let operation = order(&api);
+    wait_for("the host to be at it", SOON, || {
+        let row = api.operation(operation).map_err(|failure| failure.to_string())?;
+        let shown = api.vps(row.vps.unwrap_or(vps)).map_err(|failure| failure.to_string())?;
+        let at_it = shown.observed.progress.is_some() || shown.observed.problem.is_some();
+        // What was done half-way may be seen to be done before it is tried again.
+        if at_it || (how == "breaks" && row.state.is_final()) {
+            Ok(())
+        } else {
+            Err(format!("{row:?} {shown:?}"))
+        }
+    });
+    if how != "breaks" {
+        assert!(!api.operation(operation).unwrap().state.is_final(), "{call} {how}");
+    }
+    fleet.hosts[0].agent.engine_goes_wrong(None);
+    if how == "hangs" {
+        fleet.hosts[0].agent.restart();
+    }
+    let ended = api.ended(operation, LATER);
+    assert_eq!(ended.state, OperationState::Succeeded, "{call} {how}: {ended:?}");
+}
+
+#[test]
+fn snapshots_copies_and_the_end_of_a_life_survive_an_engine_that_fails_hangs_or_ends_half_way() {
+    let mut fleet = Fleet::start(Options::default(), 1);
+    for how in ["fails", "breaks", "hangs"] {
+        let made = fleet.api().create(&format!("mine-{how}"), None).unwrap();
+        succeeds(fleet.api(), &made);
+        let vps = made.vps.id;
+        let path = format!("/api/vps-servers/{vps}");
+        let snapshots = |api: &Api| -> Vec<SnapshotView> { api.list(&format!("{path}/snapshots")).unwrap() };
+        survives(&mut fleet, vps, ("takesnapshot", how), &|api| {
+            let taken: SnapshotAccepted =
+                api.post(&format!("{path}/snapshots"), &json!({"name": "first"})).unwrap();
+            taken.operation.id
+        });
+        let first = snapshots(fleet.api())[0].id;
+        survives(&mut fleet, vps, ("restoresnapshot", how), &|api| {
+            let restored: VpsAccepted =
+                api.post(&format!("{path}/snapshots/{first}/restore"), &json!({})).unwrap();
+            restored.operation.id
+        });
+        survives(&mut fleet, vps, ("prepare", how), &|api| {
+            let name = format!("copy-{how}");
+            let cloned: VpsAccepted = api.post(&format!("{path}/clone"), &json!({ "name": name })).unwrap();
+            cloned.operation.id
+        });
+        survives(&mut fleet, vps, ("deletesnapshot", how), &|api| {
+            let path = format!("{path}/snapshots/{first}");
+            let deleted: VpsAccepted = api.call(Method::Delete, &path, None, None).unwrap();
+            deleted.operation.id
+        });
+        assert!(snapshots(fleet.api()).is_empty());
+        survives(&mut fleet, vps, ("shutdown", how), &|api| {
+            api.act(vps, "delete", None).unwrap().operation.id
+        });
+        survives(&mut fleet, vps, ("start", how), &|api| {
+            api.act(vps, "undelete", None).unwrap().operation.id
+        });
+        succeeds(fleet.api(), &fleet.api().act(vps, "delete", None).unwrap());
+        survives(&mut fleet, vps, ("destroy", how), &|api| api.act(vps, "purge", None).unwrap().operation.id);
+        assert!(fleet.hosts[0].agent.guests().iter().all(|(id, _)| *id != vps), "nothing is left of it");
+    }
 }

@@ -6,15 +6,16 @@ use chom_protocol::VpsId;
 use chom_protocol::helper::{GuestDefinition, ObservedGuest};
 use chom_protocol::network::{Attachment, port_name};
 use chom_protocol::sample::{Metric, Point};
-use chom_protocol::vps::{Sha256, VpsSpec, VpsState};
+use chom_protocol::vps::{CloneSource, Sha256, VpsSpec, VpsState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::network::BRIDGE;
 use crate::driver::seed::Seed;
+use crate::driver::snapshot::SnapshotName;
 
 /// Raised when the same spec makes another instance, so that instances are redefined after an upgrade.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// Nanoseconds of a second, as Incus counts processor time.
 const NANOSECONDS: f64 = 1e9;
 /// The instance's root file system and its card.
@@ -26,9 +27,12 @@ const CARD: &str = "eth0";
 pub(super) struct Definition {
     config: BTreeMap<&'static str, String>,
     disk_bytes: u64,
-    card: Value,
+    card: Device,
     digest: Sha256,
 }
+
+/// A device as Incus keeps it: everything is text.
+type Device = BTreeMap<String, String>;
 
 impl Definition {
     /// `user_data` is its own, as fetched; none where nobody wrote any.
@@ -62,47 +66,69 @@ impl Definition {
         self.digest
     }
 
-    fn devices(&self, pool: &str) -> Value {
-        json!({
-            ROOT: { "type": "disk", "path": "/", "pool": pool, "size": self.disk_bytes.to_string() },
-            CARD: self.card,
-        })
-    }
-
-    /// The request that makes it.
-    pub(super) fn create(&self, spec: &VpsSpec, pool: &str) -> Value {
-        json!({
-            "name": GuestDefinition::guest_name(spec.id),
-            "type": "container",
-            "profiles": [],
-            "config": self.config,
-            "devices": self.devices(pool),
-            "source": { "type": "image", "fingerprint": spec.image.sha256.to_string() },
-        })
+    /// The request that makes it under a name.
+    pub(super) fn create(&self, spec: &VpsSpec, name: &str, pool: &str) -> Value {
+        let source = match spec.source {
+            None => json!({ "type": "image", "fingerprint": spec.image.sha256.to_string() }),
+            Some(CloneSource { vps, snapshot }) => {
+                let snapshot = snapshot.map_or(SnapshotName::ForClone(spec.id), SnapshotName::Kept);
+                let from = format!("{}/{snapshot}", GuestDefinition::guest_name(vps));
+                json!({ "type": "copy", "source": from, "instance_only": true })
+            }
+        };
+        let mut request = self.update(pool);
+        request["name"] = name.into();
+        request["type"] = "container".into();
+        request["profiles"] = json!([]);
+        request["source"] = source;
+        request
     }
 
     /// The request that changes one that is there; its disk stays in its pool.
     pub(super) fn update(&self, pool: &str) -> Value {
-        json!({ "config": self.config, "devices": self.devices(pool) })
+        let size = self.disk_bytes.to_string();
+        let root: Device = [("type", "disk"), ("path", "/"), ("pool", pool), ("size", &size)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let mut config = self.config.clone();
+        let given = GUARDED.map(|key| self.config.get(key).map(String::as_str));
+        config.insert(GIVEN, fingerprint(given, Some(&root), Some(&self.card)));
+        json!({ "config": config, "devices": { ROOT: root, CARD: self.card } })
     }
 }
 
+/// The keys whose change by hand is seen, beside the disk and the card.
+const GUARDED: [&str; 4] = ["boot.autostart", "limits.cpu", "limits.memory", "raw.lxc"];
+/// The mark that tells what it was given.
+const GIVEN: &str = "user.chom.given";
+
+/// Stands for what somebody could change by hand.
+fn fingerprint(guarded: [Option<&str>; 4], root: Option<&Device>, card: Option<&Device>) -> String {
+    Sha256::of(format!("{guarded:?} {root:?} {card:?}").as_bytes()).to_string()
+}
+
+/// What a container is called that is to take another one's place.
+pub(super) fn successor_name(vps: VpsId) -> String {
+    format!("{}-new", GuestDefinition::guest_name(vps))
+}
+
 /// The network card. The host's end has a name of its own, so that the agent's rules for it stand before the guest starts.
-fn card(spec: &VpsSpec) -> Value {
+fn card(spec: &VpsSpec) -> Device {
     let mac = spec.interface.mac.map(|byte| format!("{byte:02x}")).join(":");
-    let mut card = json!({
-        "type": "nic", "nictype": "bridged", "name": CARD, "hwaddr": mac, "host_name": port_name(spec.id),
-    });
-    match &spec.interface.attachment {
-        Attachment::Nat => card["parent"] = BRIDGE.into(),
-        Attachment::Bridge { name, vlan } => {
-            card["parent"] = name.to_string().into();
-            if let Some(tag) = vlan {
-                card["vlan"] = tag.to_string().into();
-            }
-        }
-    }
-    card
+    let (parent, vlan) = match &spec.interface.attachment {
+        Attachment::Nat => (BRIDGE.to_owned(), None),
+        Attachment::Bridge { name, vlan } => (name.to_string(), *vlan),
+    };
+    let keys = [
+        ("type", "nic".to_owned()),
+        ("nictype", "bridged".to_owned()),
+        ("name", CARD.to_owned()),
+        ("hwaddr", mac),
+        ("host_name", port_name(spec.id)),
+        ("parent", parent),
+    ];
+    let vlan = vlan.map(|tag| ("vlan", tag.to_string()));
+    keys.into_iter().chain(vlan).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Everything that makes the instance what it is.
@@ -111,7 +137,7 @@ pub(super) fn digest(spec: &VpsSpec) -> Sha256 {
     let VpsSpec { id, placement, build, cores, memory, disk, .. } = spec;
     Sha256::of(
         format!(
-            "{LAYOUT} {id} {placement} {build} {} {cores} {} {} {} {}",
+            "{LAYOUT} {id} {placement} {build} {} {cores} {} {} {:?} {}",
             spec.name,
             memory.0,
             disk.0,
@@ -144,6 +170,16 @@ struct Marks {
     placement: Option<String>,
     #[serde(rename = "user.chom.build")]
     build: Option<String>,
+    #[serde(rename = "user.chom.given")]
+    given: Option<String>,
+    #[serde(rename = "boot.autostart")]
+    autostart: Option<String>,
+    #[serde(rename = "limits.cpu")]
+    cores: Option<String>,
+    #[serde(rename = "limits.memory")]
+    memory: Option<String>,
+    #[serde(rename = "raw.lxc")]
+    raw: Option<String>,
     #[serde(rename = "user.chom.definition")]
     definition: Option<String>,
     #[serde(rename = "volatile.apply_template")]
@@ -154,18 +190,8 @@ struct Marks {
 
 #[derive(Debug, Default, Deserialize)]
 struct Devices {
-    root: Option<RootDisk>,
-    eth0: Option<Card>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Card {
-    parent: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RootDisk {
-    pool: Option<String>,
+    root: Option<Device>,
+    eth0: Option<Device>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -206,6 +232,20 @@ impl Instance {
         (self.name == GuestDefinition::guest_name(id)).then_some(id)
     }
 
+    /// Whether it is being made to take the place of a VPS's container.
+    pub(super) fn is_successor(&self) -> bool {
+        let of: Option<VpsId> = self.config.id.as_ref().and_then(|text| text.parse().ok());
+        of.is_some_and(|vps| self.name == successor_name(vps))
+    }
+
+    /// Somebody gave it another configuration than CHOM did.
+    pub(super) fn is_changed_by_hand(&self) -> bool {
+        let Marks { autostart, cores, memory, raw, given, .. } = &self.config;
+        let is = [autostart, cores, memory, raw].map(Option::as_deref);
+        let Devices { root, eth0 } = &self.devices;
+        given.as_ref().is_some_and(|given| *given != fingerprint(is, root.as_ref(), eth0.as_ref()))
+    }
+
     /// Incus ended while it was made: its disk is not whole, and it was never started.
     pub(super) fn is_half_made(&self) -> bool {
         self.config.unpacked.is_none() && self.config.last_power.is_none()
@@ -224,12 +264,12 @@ impl Instance {
 
     /// The pool that its disk is in.
     pub(super) fn pool(&self) -> Option<&str> {
-        self.devices.root.as_ref()?.pool.as_deref()
+        self.devices.root.as_ref()?.get("pool").map(String::as_str)
     }
 
     /// Whether it is on the network behind NAT.
     pub(super) fn is_behind_nat(&self) -> bool {
-        self.devices.eth0.as_ref().is_some_and(|card| card.parent.as_deref() == Some(BRIDGE))
+        self.devices.eth0.as_ref().is_some_and(|card| card.get("parent").is_some_and(|name| name == BRIDGE))
     }
 
     pub(super) fn state(&self) -> VpsState {
@@ -249,7 +289,7 @@ impl Instance {
             vps,
             placement: placement.and_then(|text| text.parse().ok()).unwrap_or(0),
             build: vps.map_or(0, |_| self.build()),
-            changed_by_hand: false,
+            changed_by_hand: vps.is_some() && self.is_changed_by_hand(),
             // Its limits hold at once.
             restart_needed: false,
             definition: vps.map(|_| self.definition()),
@@ -296,7 +336,7 @@ mod tests {
     #[test]
     fn a_vps_as_an_instance() {
         let definition = Definition::new(&spec(), Some(b"#!/bin/sh\n"));
-        let shown = serde_json::to_string_pretty(&definition.create(&spec(), "default")).unwrap();
+        let shown = serde_json::to_string_pretty(&definition.create(&spec(), "the-name", "default")).unwrap();
         expect![[r##"
             {
               "config": {
@@ -307,7 +347,8 @@ mod tests {
                 "limits.memory": "201326592",
                 "raw.lxc": "lxc.uts.name = test-vps",
                 "user.chom.build": "0",
-                "user.chom.definition": "686b7aa06aad77860263b194f504d4df6cdf5d830423398f014644975b15acc6",
+                "user.chom.definition": "3a2b9d432aea2c9d218e9a924d731d6003da2cf930f0e8b414b4ff6605f80d32",
+                "user.chom.given": "6a33398adb271f87e00cd33749e578ea4d3fe5f7ba37a9361f863703cfce171d",
                 "user.chom.id": "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e",
                 "user.chom.placement": "1",
                 "user.meta-data": "instance-id: \"0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e\"\nlocal-hostname: \"test-vps\"\npublic-keys:\n  - \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 admin@example.org\"\n"
@@ -328,7 +369,7 @@ mod tests {
                   "type": "disk"
                 }
               },
-              "name": "chom-0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e",
+              "name": "the-name",
               "profiles": [],
               "source": {
                 "fingerprint": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -360,6 +401,40 @@ mod tests {
         ] {
             assert_ne!(same, changed);
         }
+    }
+
+    #[test]
+    fn a_copy_is_made_from_its_sources_snapshot() {
+        let source = |snapshot| {
+            let vps = VpsId::new(uuid::Uuid::from_u128(1));
+            let spec = VpsSpec { source: Some(CloneSource { vps, snapshot }), ..spec() };
+            Definition::new(&spec, None).create(&spec, "copy", "default")["source"].to_string()
+        };
+        let kept = chom_protocol::SnapshotId::new(uuid::Uuid::from_u128(2));
+        expect![[r#"
+            {"instance_only":true,"source":"chom-00000000-0000-0000-0000-000000000001/chom-clone-0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e","type":"copy"}
+            {"instance_only":true,"source":"chom-00000000-0000-0000-0000-000000000001/chom-00000000-0000-0000-0000-000000000002","type":"copy"}"#]]
+        .assert_eq(&[source(None), source(Some(kept))].join("\n"));
+    }
+
+    #[test]
+    fn what_was_given_is_not_changed_and_what_somebody_changed_is() {
+        let given = Definition::new(&spec(), None).update("default");
+        let changed = |change: fn(&mut Value)| {
+            let mut now = given.clone();
+            change(&mut now);
+            now["name"] = GuestDefinition::guest_name(spec().id).into();
+            instance(now).is_changed_by_hand()
+        };
+        assert!(!changed(|_| {}));
+        // What Incus itself keeps, and devices beside ours, are nobody's business.
+        assert!(!changed(|now| now["config"]["volatile.last_state.power"] = "RUNNING".into()));
+        assert!(!changed(|now| now["devices"]["usb"] = json!({ "type": "usb" })));
+        assert!(changed(|now| now["config"]["limits.memory"] = "1GiB".into()));
+        assert!(changed(|now| now["config"]["boot.autostart"] = "true".into()));
+        assert!(changed(|now| now["devices"]["root"]["size"] = "1GiB".into()));
+        assert!(changed(|now| now["devices"]["eth0"]["hwaddr"] = "52:54:00:00:00:01".into()));
+        assert!(changed(|now| drop(now["devices"].as_object_mut().unwrap().remove("eth0"))));
     }
 
     #[test]

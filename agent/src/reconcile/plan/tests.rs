@@ -551,6 +551,12 @@ fn a_pause_halts_what_runs_and_only_an_order_lets_it_go_on() {
         do start 1
         1 Paused s1; starting
     "#]]);
+    // The order was begun, and the engine failed in it.
+    let failed = VpsMemory { start_count: 2, started_at: Some(NOW), ..VpsMemory::default() };
+    Scene::new("1 on s2", "1 paused").remember(1, failed).check(&expect![[r#"
+        do start 1
+        1 Paused s2; starting
+    "#]]);
     // Its memory is lost once it is off: it is not brought back in another state than the one it was paused in.
     Scene::new("1 pause s1", "1 stopped").remember(1, started).check(&expect![[r#"
         1 StoppedByGuest s1; it was paused and has gone off since, with its memory: start it, or stop it to leave it off

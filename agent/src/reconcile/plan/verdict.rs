@@ -280,7 +280,10 @@ impl Case<'_> {
     /// What is paused against the wish was paused by hand, or by the engine for want of disk space: only an admin's word
     /// lets it go on.
     fn resume(&self, quiet: Verdict) -> Verdict {
-        if self.want.start_count > self.memory.start_count {
+        let ordered = self.want.start_count > self.memory.start_count;
+        // An order that was begun and of which nothing came: the engine failed, or the agent ended in it.
+        let begun = self.memory.started_at.is_some() && self.memory.running_in.is_none();
+        if ordered || begun {
             return self.start(quiet, None);
         }
         quiet.problem("it is paused, by hand or for lack of disk space; resume it once that is mended")
