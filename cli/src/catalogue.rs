@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use chom_protocol::Name;
-use chom_protocol::api::catalogue::{ImageView, NewImage, RegionView, SizeView};
+use chom_protocol::api::catalogue::{FetchImage, ImageView, NewImage, RegionView, SizeView};
+use chom_protocol::api::operations::OperationView;
 use chom_protocol::vps::{Engine, ImageFormat, Sha256};
 use clap::Subcommand;
 
+use crate::client::Client;
 use crate::error::Failure;
+use crate::operation::{self, WaitOptions};
 use crate::output::{Cell, Table, View, word, yes_no};
 use crate::session::{ListOptions, Session};
 
@@ -44,7 +47,7 @@ pub(crate) enum ImageCommand {
         /// Its name
         image: Name,
     },
-    /// Adds an image from a file; its bytes go to the orchestrator, and from there to the hosts that need it
+    /// Adds an image from a file, or from a URL that the orchestrator fetches; hosts that need it get it from there
     Add(AddOptions),
     /// Removes an image that was added and that no VPS was made from
     Remove {
@@ -59,7 +62,13 @@ pub(crate) struct AddOptions {
     /// Its name
     image: Name,
     /// The file
-    file: PathBuf,
+    #[arg(required_unless_present = "url")]
+    file: Option<PathBuf>,
+    /// Have the orchestrator fetch it from here, by https or http, instead of sending a file
+    #[arg(long, conflicts_with = "file", requires = "sha256")]
+    url: Option<String>,
+    #[command(flatten)]
+    wait: WaitOptions,
     /// What runs it
     #[arg(long, value_parser = word_of::<Engine>, default_value = "libvirt")]
     engine: Engine,
@@ -109,23 +118,47 @@ pub(crate) fn images(session: &Session, command: ImageCommand) -> Result<(), Fai
         }
         ImageCommand::Show { image } => client.get(&format!("/api/images/{image}"))?,
         ImageCommand::Remove { image } => client.delete(&format!("/api/images/{image}"))?,
-        ImageCommand::Add(options) => {
-            let AddOptions {
-                image,
-                file,
-                engine,
-                format,
-                image_version: version,
-                sha256,
-                minimum_disk_mib,
-                default_user,
-            } = options;
-            let new =
-                NewImage { name: image, version, engine, format, sha256, minimum_disk_mib, default_user };
-            client.upload("/api/images", &new, &file)?
-        }
+        ImageCommand::Add(options) => match add(session, &client, options)? {
+            Some(added) => added,
+            None => return Ok(()),
+        },
     };
     session.screen.show(&shown, |view| image_table(std::slice::from_ref(&shown), view))
+}
+
+/// Adds an image; gives it if it is there already.
+fn add(session: &Session, client: &Client, options: AddOptions) -> Result<Option<ImageView>, Failure> {
+    let AddOptions {
+        image: name,
+        file,
+        url,
+        wait,
+        engine,
+        format,
+        image_version: version,
+        sha256,
+        minimum_disk_mib,
+        default_user,
+    } = options;
+    let (url, sha256) = match (file, url, sha256) {
+        (_, Some(url), Some(sha256)) => (url, sha256),
+        (Some(file), _, sha256) => {
+            let new = NewImage { name, version, engine, format, sha256, minimum_disk_mib, default_user };
+            return client.upload("/api/images", &new, &file).map(Some);
+        }
+        // clap asks for a file or for both others.
+        (None, _, _) => return Ok(None),
+    };
+    let path = format!("/api/images/{name}");
+    let what = name.to_string();
+    let new = FetchImage { name, version, engine, format, url, sha256, minimum_disk_mib, default_user };
+    let ordered: OperationView = client.post("/api/image-fetches", &new)?;
+    if wait.wait {
+        operation::outcome(&operation::wait(client, ordered, &what, wait.timeout)?)?;
+        return client.get(&path).map(Some);
+    }
+    session.screen.show(&ordered, |view| operation::details(&ordered, view))?;
+    Ok(None)
 }
 
 fn region_table(regions: &[RegionView], view: &View) -> String {

@@ -213,7 +213,8 @@ fn table(operations: &[OperationView], view: &View) -> String {
     table.render(view, "no operations")
 }
 
-fn details(operation: &OperationView, view: &View) -> String {
+/// All of an operation.
+pub(crate) fn details(operation: &OperationView, view: &View) -> String {
     let mut details = Details::default();
     let (word, tone) = state(operation.state);
     details.line("Operation", operation.id);

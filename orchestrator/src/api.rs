@@ -128,6 +128,7 @@ fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(catalogue::sizes))
         .routes(routes!(images::list, images::add))
         .routes(routes!(images::show, images::remove))
+        .routes(routes!(images::fetch))
         .routes(routes!(ssh_keys::list, ssh_keys::add))
         .routes(routes!(ssh_keys::remove))
 }

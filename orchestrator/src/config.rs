@@ -8,6 +8,7 @@ use chom_certs::join::is_address;
 use chom_protocol::Name;
 use chom_protocol::host::AgentSettings;
 use chom_protocol::vps::{Engine, ImageFormat};
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// Where the file is unless told otherwise.
@@ -56,6 +57,9 @@ pub struct Config {
     /// Time between exports.
     #[serde(default = "default_export_interval_seconds")]
     pub export_interval_seconds: u32,
+    /// Networks beside the public Internet that images may be fetched from, such as that of a mirror of one's own.
+    #[serde(default)]
+    pub image_fetch_networks: Vec<IpNet>,
     /// An operator's own certificate for the API.
     #[serde(default)]
     pub api_certificate: Option<ApiCertificate>,

@@ -21,6 +21,7 @@ pub mod decision;
 pub mod error;
 pub mod events;
 pub mod hosts;
+mod image_fetches;
 mod images;
 mod keeper;
 pub mod ledger;

@@ -18,7 +18,10 @@ use crate::config;
 use crate::durable_file::DurableFile;
 use crate::fleet::catalogue::Image;
 
+pub mod fetch;
+pub mod fetcher;
 mod qcow2;
+pub mod reach;
 mod uploaded;
 
 pub use uploaded::{IMAGE_BYTES_MAX, Incoming, ReceiveError, Received};

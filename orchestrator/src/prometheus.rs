@@ -91,7 +91,7 @@ impl Snapshot {
             hosts: hosts.to_vec(),
             sessions: observations.values().filter(|seen| seen.instance.is_some()).count() as u64,
             vps: state.vps.len() as u64,
-            open_operations: state.open_operations.len() as u64,
+            open_operations: (state.open_operations.len() + state.image_fetches.len()) as u64,
             streams: streams as u64,
             history_bytes: history.bytes() as u64,
             samples: history.arrived(),

@@ -19,7 +19,8 @@ use crate::config::Config;
 use crate::fleet::catalogue::{Catalogue, Overcommit, Size};
 use crate::fleet::{Fleet, LoadError};
 use crate::history::History;
-use crate::images::{self, ImageError, ImageFolder};
+use crate::images::fetcher::Fetcher;
+use crate::images::{self, ImageError, ImageFolder, fetch};
 use crate::notify::Notifier;
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
@@ -185,6 +186,10 @@ impl Running {
                 error!(error = chain(&error), "the API cannot be served");
             }
         });
+        let networks = fleet.catalogue().image_networks.clone();
+        let client = fetch::Client::new(fetch::system_tls(), networks, fetch::Limits::default());
+        let fetcher = Fetcher::new(fleet.clone(), Arc::clone(&link.images), client, edges.clone());
+        edges.service("images", fetcher.run(edges.stop()));
         edges.service("certificate", certificate.keep(edges.stop()));
         let keeper = fleet.clone();
         let stop = edges.stop();
@@ -248,6 +253,7 @@ pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError
         retention_seconds: u64::from(config.retention_days) * 24 * 60 * 60,
         unreachable_after_seconds: config.unreachable_after_seconds.into(),
         operation_seconds_max: config.operation_seconds_max.into(),
+        image_networks: config.image_fetch_networks.clone(),
         link_addresses: config.public_addresses.clone(),
     };
     Ok((folder, catalogue))

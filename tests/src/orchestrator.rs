@@ -331,7 +331,7 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
     let mut text = format!(
         "state_directory = {state:?}\nexport_directory = {:?}\nmaster_key = {:?}\n\
          listen_api = \"{address}:{API_PORT}\"\nlisten_link = \"{}\"\npublic_addresses = [\"{address}:{LINK_PORT}\"]\n\
-         regions = [\"us-east\", \"eu-west\"]\nunreachable_after_seconds = {}\ngrace_seconds = {}\n\n\
+         image_fetch_networks = [\"127.0.0.0/8\"]\nregions = [\"us-east\", \"eu-west\"]\nunreachable_after_seconds = {}\ngrace_seconds = {}\n\n\
          [link]\nidle_timeout_seconds = {}\n\n\
          [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = {}\n\n\
          [overcommit]\ncores_per_core = 1000\ndisk_reserved_mib = 0\n\n\

@@ -15,8 +15,8 @@ fn vps(name: &str) -> Value {
         "host": HOST, "engine": "libvirt", "cores": 1, "memory_bytes": 1, "disk_bytes": 1, "network": "nat", "addresses": [],
         "desired": "running",
         "observed": {"state": "running", "last_state": "running", "seen_at": null, "age_seconds": 1, "problem": null,
-                     "progress": null},
-        "guest_shutdown": "stay_off", "hold": false, "deleted_at": null, "purge_at": null, "purging": false,
+                     "progress": null, "restart_needed": false},
+        "suspensions": [], "guest_shutdown": "stay_off", "hold": false, "deleted_at": null, "purge_at": null, "purging": false,
         "created_at": "2026-01-01T00:00:00Z", "revision": 1
     })
 }
@@ -108,7 +108,7 @@ fn a_mutation_goes_by_id_and_keeps_its_key_over_retries() {
 #[test]
 fn every_command_asks_for_what_it_says() {
     let cases: [(&[&str], &str, &str); 9] = [
-        (&["vps", "stop", VPS], "POST /api/vps-servers/ID/stop", ""),
+        (&["vps", "stop", VPS], "POST /api/vps-servers/ID/stop", r#"{"force":false}"#),
         (&["vps", "restart", VPS], "POST /api/vps-servers/ID/restart", ""),
         (&["vps", "delete", VPS], "DELETE /api/vps-servers/ID", ""),
         (&["vps", "undelete", VPS], "POST /api/vps-servers/ID/undelete", ""),

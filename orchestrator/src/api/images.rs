@@ -1,4 +1,4 @@
-//! Images: listed, shown, added by upload, removed. An upload is written to the disk as it comes; nothing of it is kept in
+//! Images: listed, shown, added by upload or from a URL, removed. An upload is written to the disk as it comes; nothing of it is kept in
 //! memory.
 
 use std::ops::Bound;
@@ -10,13 +10,14 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use chom_protocol::Name;
-use chom_protocol::api::catalogue::{ImageView, NewImage};
+use chom_protocol::api::catalogue::{FetchImage, ImageView, NewImage};
+use chom_protocol::api::operations::OperationView;
 use chom_protocol::api::{Page, PageQuery};
 use http_body_util::BodyExt;
 
 use crate::api::page::{Paging, is_behind};
 use crate::api::problem::{ApiError, Kind};
-use crate::api::request::{Order, RowName};
+use crate::api::request::{Mutation, Order, RowName};
 use crate::api::{App, answer};
 use crate::chain;
 use crate::fleet::{Caller, FleetError, RequestMark};
@@ -87,7 +88,7 @@ pub(super) async fn add(
     upload: Upload,
 ) -> Result<Response, ApiError> {
     let Upload { new, body } = upload;
-    app.fleet.check_new_image(&new.name)?;
+    app.fleet.check_new_image(&new)?;
     let incoming = app.images.receive().await.map_err(refused)?;
     let incoming = receive(incoming, body).await?;
     let received = incoming.finish(&app.images, &new.name, new.format, new.sha256).await.map_err(refused)?;
@@ -97,6 +98,19 @@ pub(super) async fn add(
         app.images.discard(sha256).await;
     }
     Ok(answer::done(StatusCode::CREATED, &added?))
+}
+
+/// Has the orchestrator fetch an image from a URL: only from public addresses and the networks of its configuration, at most
+/// 64 GiB, checked against `sha256`. Goes on after a restart; `POST /api/operations/{operation}/cancel` ends it.
+#[utoipa::path(post, path = "/api/image-fetches", tag = "catalogue", operation_id = "fetch_image", request_body = FetchImage,
+    responses((status = 202, description = "The operation that it is.", body = OperationView)))]
+pub(super) async fn fetch(
+    State(app): State<App>,
+    caller: Caller,
+    request: Mutation<FetchImage>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.order_image_fetch(&caller, request.mark, request.body).await?;
+    Ok(answer::done(StatusCode::ACCEPTED, &done))
 }
 
 async fn receive(mut incoming: Incoming, mut body: Body) -> Result<Incoming, ApiError> {

@@ -30,7 +30,7 @@ pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> R
         },
         |row| row.id,
         |row| {
-            let observation = observations.get(&row.host).map(AsRef::as_ref);
+            let observation = row.host.and_then(|host| observations.get(&host)).map(AsRef::as_ref);
             view::operation_now(&state, catalogue, row, observation, now)
         },
     )
@@ -47,7 +47,7 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     let state = app.fleet.state();
     let row = state.get::<OperationRow>(&id).ok_or_else(|| FleetError::not_found("operation", id))?;
-    let observation = app.fleet.observations().of(row.host);
+    let observation = row.host.and_then(|host| app.fleet.observations().of(host));
     let (catalogue, now) = (app.fleet.catalogue(), clock::now());
     Ok(answer::row(&view::operation_now(&state, catalogue, row, observation.as_deref(), now)))
 }

@@ -44,6 +44,7 @@ struct Api {
     world: World,
     router: Router,
     store: Arc<dyn Store>,
+    images: Arc<ImageFolder>,
     stop: CancellationToken,
     /// A good token, and one that has expired.
     token: String,
@@ -99,8 +100,9 @@ impl Api {
         let notifier = notifier(&world.fleet);
         let images = Arc::new(ImageFolder::new(world.folder.path()));
         images.take_rows(std::iter::empty()).unwrap();
-        let app = App::new(world.fleet.clone(), Arc::clone(&store), history, notifier, images, stop.clone());
-        Self { world, router: router(app), store, stop, token, expired }
+        let folder = Arc::clone(&images);
+        let app = App::new(world.fleet.clone(), Arc::clone(&store), history, notifier, folder, stop.clone());
+        Self { world, router: router(app), store, images, stop, token, expired }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {

@@ -7,6 +7,7 @@ use chom_protocol::api::hosts::HostLimits;
 use chom_protocol::host::{AgentSettings, Inventory};
 use chom_protocol::vps::{Engine, ImageReference};
 use chom_protocol::{Bytes, Name};
+use ipnet::IpNet;
 
 /// A size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub struct Catalogue {
     pub unreachable_after_seconds: u64,
     /// Seconds an operation may take before it ends as failed.
     pub operation_seconds_max: u64,
+    /// Networks beside the public Internet that images may be fetched from.
+    pub image_networks: Vec<IpNet>,
     /// `host:port` of every orchestrator, as agents dial them.
     pub link_addresses: Vec<String>,
 }

@@ -1,13 +1,13 @@
 //! The image catalogue: the configuration's images, which are fixed, and rows that are added and removed while the fleet
 //! runs. A VPS's row holds what it was made from, so that nothing changes under a VPS that is there.
 
-use chom_protocol::api::catalogue::{ImageSource, ImageView, NewImage};
-use chom_protocol::{Bytes, Name};
+use chom_protocol::api::catalogue::{IMAGE_TEXT_CHARACTERS_MAX, ImageSource, ImageView, NewImage};
+use chom_protocol::{Bytes, Name, UnixMillis};
 
 use crate::clock::rfc3339;
 use crate::fleet::catalogue::Image;
 use crate::fleet::hosts::unknown;
-use crate::fleet::rows::{ImageRow, VpsRow};
+use crate::fleet::rows::{ImageFetchRow, ImageRow, VpsRow};
 use crate::fleet::state::State;
 use crate::fleet::{Caller, Done, ErrorKind, Fleet, FleetError, RequestMark, check_revision};
 use crate::images::Received;
@@ -64,12 +64,13 @@ impl Fleet {
         })
     }
 
-    /// Refuses a name that an image has, before its bytes are sent.
+    /// Refuses an image that cannot be added, before its bytes are sent.
     ///
     /// # Errors
-    /// When there is such an image.
-    pub fn check_new_image(&self, name: &Name) -> Result<(), FleetError> {
-        free_name(self, &self.state(), name)
+    /// When its name is taken or its texts are too long.
+    pub fn check_new_image(&self, new: &NewImage) -> Result<(), FleetError> {
+        free_name(self, &self.state(), &new.name, "name")?;
+        check_texts(new.version.as_deref(), new.default_user.as_deref())
     }
 
     /// Adds an image whose bytes were received.
@@ -85,21 +86,9 @@ impl Fleet {
     ) -> Result<Done<ImageView>, FleetError> {
         let fleet = self.clone();
         self.mutate(caller, mark, move |decision, _| {
-            free_name(&fleet, &decision.state, &new.name)?;
-            let NewImage { name, version, engine, format, sha256: _, minimum_disk_mib, default_user } = new;
-            let Received { sha256, size, minimum_disk } = received;
-            let minimum_disk = minimum_disk_mib.map_or(Bytes(0), Bytes::mib).max(minimum_disk);
-            let row = ImageRow {
-                name: name.clone(),
-                version,
-                engine,
-                format,
-                sha256,
-                size,
-                minimum_disk,
-                default_user,
-                added_at: decision.now,
-            };
+            free_name(&fleet, &decision.state, &new.name, "name")?;
+            let row = row_of(new, received, decision.now);
+            let name = row.name.clone();
             decision.put(row)?;
             decision.audit("image.add", &name)?;
             fleet.image_view(&decision.state, &name).ok_or_else(|| FleetError::not_found("image", &name))
@@ -161,17 +150,50 @@ fn users<'a>(state: &'a State, image: &Image) -> impl Iterator<Item = &'a VpsRow
     rows.filter(move |row| row.spec.images().any(|image| image.sha256 == sha256))
 }
 
-fn free_name(fleet: &Fleet, state: &State, name: &Name) -> Result<(), FleetError> {
-    if fleet.image(state, name).is_none() {
-        return Ok(());
-    }
-    Err(FleetError::Refused {
-        kind: ErrorKind::Conflict,
-        detail: format!(
-            "an image named `{name}` is there already; choose another name, such as one with a version"
+/// Refuses a name that an image has or is going to have.
+pub(super) fn free_name(
+    fleet: &Fleet,
+    state: &State,
+    name: &Name,
+    location: &'static str,
+) -> Result<(), FleetError> {
+    let detail = match (fleet.image(state, name), state.get::<ImageFetchRow>(name)) {
+        (None, None) => return Ok(()),
+        (None, Some(fetch)) => format!(
+            "an image named `{name}` is being fetched (operation {}); wait for it or cancel it",
+            fetch.operation
         ),
-        location: Some("name"),
-    })
+        (Some(_), _) => {
+            format!(
+                "an image named `{name}` is there already; choose another name, such as one with a version"
+            )
+        }
+    };
+    Err(FleetError::Refused { kind: ErrorKind::Conflict, detail, location: Some(location) })
+}
+
+/// Refuses texts that are too long or no text.
+pub(super) fn check_texts(version: Option<&str>, default_user: Option<&str>) -> Result<(), FleetError> {
+    for (location, text) in [("version", version), ("default_user", default_user)] {
+        let Some(text) = text else { continue };
+        let characters = text.chars().count();
+        if characters > IMAGE_TEXT_CHARACTERS_MAX {
+            let detail = format!("{characters} characters; at most {IMAGE_TEXT_CHARACTERS_MAX} are allowed");
+            return Err(FleetError::invalid(location, detail));
+        }
+        if characters == 0 || text.chars().any(char::is_control) {
+            return Err(FleetError::invalid(location, "give a line of text, or leave it out"));
+        }
+    }
+    Ok(())
+}
+
+/// The row of an image whose bytes are there.
+pub(super) fn row_of(new: NewImage, received: Received, added_at: UnixMillis) -> ImageRow {
+    let NewImage { name, version, engine, format, sha256: _, minimum_disk_mib, default_user } = new;
+    let Received { sha256, size, minimum_disk } = received;
+    let minimum_disk = minimum_disk_mib.map_or(Bytes(0), Bytes::mib).max(minimum_disk);
+    ImageRow { name, version, engine, format, sha256, size, minimum_disk, default_user, added_at }
 }
 
 fn image_of(row: &ImageRow) -> Image {

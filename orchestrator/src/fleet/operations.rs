@@ -6,10 +6,10 @@ use chom_protocol::api::operations::OperationState;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::JobOutcome;
 use chom_protocol::vps::VpsState;
-use chom_protocol::{Generation, OperationId, UnixMillis};
+use chom_protocol::{Generation, Name, OperationId, UnixMillis};
 
 use crate::fleet::catalogue::Catalogue;
-use crate::fleet::rows::{Goal, JobRow, OperationRow, Step, VpsRow};
+use crate::fleet::rows::{Goal, ImageFetchRow, JobRow, OperationRow, Step, VpsRow};
 use crate::fleet::state::State;
 use crate::fleet::{Decision, FleetError};
 
@@ -44,8 +44,8 @@ pub(super) fn begin(
         id,
         kind: kind.to_owned(),
         tenant: row.spec.tenant.clone(),
-        vps: row.spec.id,
-        host: row.host,
+        vps: Some(row.spec.id),
+        host: Some(row.host),
         state: OperationState::Pending,
         goal,
         number,
@@ -64,10 +64,65 @@ pub(super) fn begin(
     Ok(operation)
 }
 
+/// Begins an operation of the orchestrator itself, about no VPS and on no host.
+pub(super) fn begin_own(
+    decision: &mut Decision,
+    kind: &str,
+    goal: Goal,
+    seconds_max: u64,
+    first: String,
+) -> Result<OperationRow, FleetError> {
+    let operation = OperationRow {
+        id: next_id(decision),
+        kind: kind.to_owned(),
+        tenant: Name::default_tenant(),
+        vps: None,
+        host: None,
+        state: OperationState::Pending,
+        goal,
+        number: 0,
+        undo: None,
+        steps: vec![Step { at: decision.now, message: first }],
+        problem: None,
+        created_at: decision.now,
+        deadline: decision.now.plus_seconds(seconds_max),
+        finished_at: None,
+    };
+    tell(decision, &operation);
+    decision.put(operation.clone())?;
+    Ok(operation)
+}
+
+/// Says how far an operation of the orchestrator itself is, and what is in its way.
+pub(super) fn go_on(
+    decision: &mut Decision,
+    mut operation: OperationRow,
+    message: String,
+    problem: Option<String>,
+) -> Result<(), FleetError> {
+    operation.state = OperationState::Running;
+    operation.problem = problem;
+    push(&mut operation, decision.now, message);
+    tell(decision, &operation);
+    decision.put(operation)
+}
+
+/// Ends an operation as failed.
+pub(super) fn fail(
+    decision: &mut Decision,
+    mut operation: OperationRow,
+    problem: String,
+) -> Result<(), FleetError> {
+    operation.problem = Some(problem.clone());
+    end(&mut operation, OperationState::Failed, decision.now, problem);
+    tell(decision, &operation);
+    decision.put(operation)
+}
+
 /// The job that an operation waits for.
 fn job_of(state: &State, operation: &OperationRow) -> Option<JobRow> {
     match operation.goal {
-        Goal::Job { job } => state.get::<JobRow>(&(operation.host, job)).cloned(),
+        Goal::Job { job } => state.get::<JobRow>(&(operation.host?, job)).cloned(),
         _ => None,
     }
 }
@@ -124,10 +179,7 @@ pub(super) fn finish_job(
 ) -> Result<(), FleetError> {
     match outcome {
         JobOutcome::Done => end(&mut operation, OperationState::Succeeded, decision.now, "done".to_owned()),
-        JobOutcome::Failed { problem } => {
-            operation.problem = Some(problem.clone());
-            end(&mut operation, OperationState::Failed, decision.now, problem.clone());
-        }
+        JobOutcome::Failed { problem } => return fail(decision, operation, problem.clone()),
     }
     tell(decision, &operation);
     decision.put(operation)
@@ -160,7 +212,7 @@ fn advance(row: &OperationRow, status: &HostStatus, epoch: u64, now: UnixMillis)
         new.state = OperationState::Running;
         push(&mut new, now, "the host took the desired state".to_owned());
     }
-    let seen = status.vps.get(&row.vps);
+    let seen = row.vps.and_then(|vps| status.vps.get(&vps));
     if let Some(note) = (status.reconciled >= carries).then(|| reached(&row.goal, seen)).flatten() {
         end(&mut new, OperationState::Succeeded, now, note.to_owned());
     } else {
@@ -207,7 +259,8 @@ fn reached(goal: &Goal, seen: Option<&chom_protocol::vps::VpsStatus>) -> Option<
             | Goal::Paused
             | Goal::Settled
             | Goal::Rebuilt { .. }
-            | Goal::Job { .. },
+            | Goal::Job { .. }
+            | Goal::Fetched { .. },
             _,
         ) => None,
     }
@@ -225,7 +278,12 @@ pub(super) fn expire(decision: &mut Decision, row: &OperationRow) -> Result<(), 
     let withdrawn = job.filter(|job| !job.job.kind.is_snapshot());
     if let Some(job) = &withdrawn {
         decision.delete::<JobRow>(&(job.host, job.id));
-        decision.raise(row.host)?;
+        decision.raise(job.host)?;
+    }
+    if let Goal::Fetched { image } = &row.goal {
+        decision.delete::<ImageFetchRow>(image);
+        let problem = row.problem.clone().unwrap_or_else(|| "it did not come".to_owned());
+        return fail(decision, row, format!("not done in time: {problem}; fetch it again"));
     }
     let why = match (&row.problem, row.state) {
         (Some(problem), _) => problem.clone(),

@@ -219,6 +219,11 @@ pub enum Goal {
         /// Which.
         job: JobId,
     },
+    /// The orchestrator has fetched an image into the catalogue.
+    Fetched {
+        /// Which.
+        image: Name,
+    },
 }
 
 /// What an operation that can be taken back goes back to.
@@ -256,10 +261,10 @@ pub struct OperationRow {
     pub kind: String,
     /// Whose VPS.
     pub tenant: Name,
-    /// Which VPS.
-    pub vps: VpsId,
-    /// On which host.
-    pub host: HostId,
+    /// Which VPS; none where it is about no VPS.
+    pub vps: Option<VpsId>,
+    /// On which host; none where the orchestrator does it.
+    pub host: Option<HostId>,
     /// How far it is.
     pub state: OperationState,
     /// What it waits for.
@@ -314,6 +319,29 @@ pub struct ImageRow {
     pub default_user: Option<String>,
     /// When it was added.
     pub added_at: UnixMillis,
+}
+
+/// An image that the orchestrator is fetching, or is going to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFetchRow {
+    /// What it will be called.
+    pub name: Name,
+    /// Which version of what is in it.
+    pub version: Option<String>,
+    /// The engine that runs it.
+    pub engine: Engine,
+    /// Its layout.
+    pub format: ImageFormat,
+    /// Where it is.
+    pub url: String,
+    /// Its content.
+    pub sha256: Sha256,
+    /// Smallest disk that it fits on, where that was said.
+    pub minimum_disk: Option<Bytes>,
+    /// The user that cloud-init makes in it.
+    pub default_user: Option<String>,
+    /// The operation that it is.
+    pub operation: OperationId,
 }
 
 /// An SSH key of a tenant.

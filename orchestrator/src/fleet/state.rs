@@ -14,8 +14,9 @@ use ipnet::IpNet;
 use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
-    AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, ImageRow, JobRow,
-    ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, SshKeyRow, TokenRow, VpsNameRow, VpsRow,
+    AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, ImageFetchRow,
+    ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, SshKeyRow, TokenRow,
+    VpsNameRow, VpsRow,
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
@@ -213,6 +214,8 @@ tables! {
     jobs: JobRow, "job", 1, "jobs", (HostId, JobId), |row| (row.host, row.id),
         |id, folder| folder.within(&id.0).row(&id.1);
     images: ImageRow, "image", 1, "images", Name, |row| row.name.clone(), |id, folder| folder.row(id);
+    image_fetches: ImageFetchRow, "image-fetch", 1, "image-fetches", Name, |row| row.name.clone(),
+        |id, folder| folder.row(id);
     ssh_keys: SshKeyRow, "ssh-key", 1, "ssh-keys", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
     tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id);
@@ -395,13 +398,19 @@ fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&O
         (!row.state.is_final()).then_some((row.deadline, Deadline::Operation(row.id)))
     });
     if let Some(row) = old {
-        state.open_operations.remove(&(row.host, row.id));
-        if state.operation_of_vps.get(&row.vps) == Some(&row.id) {
-            state.operation_of_vps.remove(&row.vps);
+        if let Some(host) = row.host {
+            state.open_operations.remove(&(host, row.id));
+        }
+        if let Some(vps) = row.vps.filter(|vps| state.operation_of_vps.get(vps) == Some(&row.id)) {
+            state.operation_of_vps.remove(&vps);
         }
     }
     if let Some(row) = new.filter(|row| !row.state.is_final()) {
-        state.open_operations.insert((row.host, row.id));
-        state.operation_of_vps.insert(row.vps, row.id);
+        if let Some(host) = row.host {
+            state.open_operations.insert((host, row.id));
+        }
+        if let Some(vps) = row.vps {
+            state.operation_of_vps.insert(vps, row.id);
+        }
     }
 }

@@ -200,8 +200,8 @@ pub fn operation(row: &OperationRow) -> OperationView {
         id: row.id,
         kind: row.kind.clone(),
         tenant: row.tenant.clone(),
-        vps: Some(row.vps),
-        host: Some(row.host),
+        vps: row.vps,
+        host: row.host,
         state: row.state,
         steps: row
             .steps
@@ -225,10 +225,11 @@ pub fn operation_now(
     now: UnixMillis,
 ) -> OperationView {
     let mut shown = operation(row);
+    let Some(host) = row.host else { return shown };
     let is_seen = health::is_seen(observation, catalogue.unreachable_after_seconds, now);
     if !shown.state.is_final() && shown.problem.is_none() && !is_seen {
-        let host = state.get::<HostRow>(&row.host).map(|host| host.name.to_string());
-        let host = host.unwrap_or_else(|| row.host.to_string());
+        let name = state.get::<HostRow>(&host).map(|host| host.name.to_string());
+        let host = name.unwrap_or_else(|| host.to_string());
         let since = observation.map_or_else(
             || "since the orchestrator was started".to_owned(),
             |seen| format!("for {} s", now.seconds_since(seen.seen_at)),
@@ -254,8 +255,8 @@ mod tests {
             id: OperationId::new(Uuid::nil()),
             kind: "start".to_owned(),
             tenant: chom_protocol::Name::default_tenant(),
-            vps: VpsId::new(Uuid::nil()),
-            host: HostId::new(Uuid::nil()),
+            vps: Some(VpsId::new(Uuid::nil())),
+            host: Some(HostId::new(Uuid::nil())),
             number: 1,
             undo: None,
             goal: Goal::Accepted,

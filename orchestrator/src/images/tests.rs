@@ -1,5 +1,7 @@
 //! Digests, what is kept of them, and files that change.
 
+use std::collections::BTreeSet;
+
 use chom_protocol::vps::Engine;
 use tempfile::TempDir;
 
@@ -116,11 +118,22 @@ async fn added_files_are_served_again_after_a_start_and_what_no_row_names_goes()
         added_at: chom_protocol::UnixMillis(0),
     };
     let added = dir.path().join("images");
-    std::fs::write(added.join("left-over.part"), "half").unwrap();
-    let folder = ImageFolder::new(dir.path());
+    std::fs::write(added.join(format!("{}.part", uuid::Uuid::new_v4())), "half").unwrap();
+    std::fs::write(added.join(Sha256([9; 32]).to_string()), "of a row that was removed").unwrap();
+    // The example configuration has its images in the very same folder.
+    let theirs =
+        config::Image { file: added.join("debian.raw"), ..image(&dir, "theirs", ImageFormat::Raw, b"") };
+    std::fs::write(&theirs.file, "theirs").unwrap();
+    std::fs::write(added.join("debian.raw.part"), "a download by hand").unwrap();
+    let (folder, _) = load(&[theirs], dir.path()).unwrap();
     folder.take_rows(std::iter::once(&row)).unwrap();
     assert_eq!(read_from(&folder, &received.sha256, 0), b"0123456789");
-    assert_eq!(std::fs::read_dir(&added).unwrap().count(), 1);
+    let names = || {
+        let entries = std::fs::read_dir(&added).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    let kept = ["debian.raw".to_owned(), "debian.raw.part".to_owned()];
+    assert_eq!(names(), kept.iter().cloned().chain([received.sha256.to_string()]).collect());
     folder.discard(received.sha256).await;
-    assert!(!folder.contains(&received.sha256) && std::fs::read_dir(&added).unwrap().count() == 0);
+    assert!(!folder.contains(&received.sha256) && names() == kept.into());
 }

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use chom_protocol::vps::{ImageFormat, Sha256};
 use chom_protocol::{Bytes, Name};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
@@ -78,6 +79,32 @@ pub struct Received {
 }
 
 impl Incoming {
+    /// Bytes that came.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Lets go of what came, for a sender that begins anew.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn restart(&mut self) -> Result<(), ReceiveError> {
+        if self.size == 0 {
+            return Ok(());
+        }
+        let emptied = async {
+            self.file.flush().await?;
+            self.file.set_len(0).await?;
+            self.file.rewind().await
+        };
+        emptied.await.map_err(ReceiveError::Write)?;
+        self.digest = ring::digest::Context::new(&ring::digest::SHA256);
+        self.head.clear();
+        self.size = 0;
+        Ok(())
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors
@@ -135,6 +162,18 @@ impl Incoming {
     }
 }
 
+/// Whether a file in the folder was put there by this module, going by its name: whatever else lies there is somebody's.
+fn is_ours(path: &Path) -> bool {
+    let name = |part: Option<&std::ffi::OsStr>| part.and_then(|name| name.to_str()).map(str::to_owned);
+    match name(path.extension()) {
+        Some(extension) => {
+            extension == PART_SUFFIX
+                && name(path.file_stem()).is_some_and(|stem| uuid::Uuid::try_parse(&stem).is_ok())
+        }
+        None => name(path.file_name()).is_some_and(|name| Sha256::try_from(name).is_ok()),
+    }
+}
+
 impl Drop for Incoming {
     fn drop(&mut self) {
         // Best effort, and nothing is there once it was put in its place: what is left goes at the next start.
@@ -170,6 +209,14 @@ impl ImageFolder {
     pub fn take_rows<'a>(&self, rows: impl Iterator<Item = &'a ImageRow>) -> io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let mut named = BTreeSet::new();
+        // The configuration's images may lie here too.
+        named.extend(
+            self.files
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .map(|served| served.path.clone()),
+        );
         for row in rows {
             let path = self.folder.join(row.sha256.to_string());
             named.insert(path.clone());
@@ -187,7 +234,7 @@ impl ImageFolder {
         }
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if !named.contains(&path) {
+            if is_ours(&path) && !named.contains(&path) {
                 info!(path = %path.display(), "removing a file that no image names");
                 std::fs::remove_file(&path)?;
             }

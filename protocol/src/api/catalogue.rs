@@ -71,6 +71,35 @@ pub struct NewImage {
     pub default_user: Option<String>,
 }
 
+/// Describes an image that the orchestrator fetches by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FetchImage {
+    /// Its name.
+    pub name: Name,
+    /// Which version of what is in it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The engine that runs it.
+    pub engine: Engine,
+    /// Its layout.
+    pub format: ImageFormat,
+    /// Where it is: `https://` or `http://`, without user and password. It is shown to admins and kept in the trail.
+    pub url: String,
+    /// What its bytes must be: only with it does it not matter who serves them.
+    pub sha256: Sha256,
+    /// Smallest disk that it fits on, where that is more than its header says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_disk_mib: Option<u64>,
+    /// The user that cloud-init makes in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_user: Option<String>,
+}
+
+/// Longest URL of an image, in bytes.
+pub const IMAGE_URL_BYTES_MAX: usize = 2048;
+
 /// Longest version and user name of an image, in characters.
 pub const IMAGE_TEXT_CHARACTERS_MAX: usize = 64;
 

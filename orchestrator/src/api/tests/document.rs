@@ -54,6 +54,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/hosts/{host}/ledger
         POST /api/hosts/{host}/limits
         POST /api/hosts/{host}/revoke
+        POST /api/image-fetches
         POST /api/images
         POST /api/networks
         POST /api/networks/{network}/pools

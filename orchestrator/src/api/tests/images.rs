@@ -1,6 +1,18 @@
 //! Images: uploaded, refused, used, removed.
 
+use std::time::Duration;
+
+use chom_supervise::Supervisor;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
 use super::*;
+use crate::images::fetch::{Client, Limits, system_tls};
+use crate::images::fetcher::Fetcher;
+
+/// A fetch from this machine is over by then.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const BYTES: &[u8] = b"0123456789";
 
@@ -88,4 +100,128 @@ async fn what_is_not_as_announced_is_refused_and_leaves_nothing() {
     let json = api.post("/api/images?name=a&engine=fake&format=raw", "{}").await;
     assert_eq!(json.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     assert_eq!(api.image_files(), [""; 0]);
+}
+
+/// Serves [`BYTES`] once, and everything below `/slow` never to its end.
+async fn mirror(tasks: &Supervisor) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tasks.stop();
+    tasks.spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let (mut stream, _) = accepted.unwrap();
+            let mut head = vec![0; 4096];
+            let length = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234").await.unwrap();
+            if head[..length].starts_with(b"GET /slow") {
+                let _ = stream.read_u8().await;
+            } else {
+                stream.write_all(b"56789").await.unwrap();
+            }
+        }
+    });
+    format!("http://{address}")
+}
+
+impl Api {
+    async fn order_fetch(&self, name: &str, url: &str, sha256: chom_protocol::vps::Sha256) -> Answer {
+        let body = serde_json::json!({
+            "name": name, "engine": "fake", "format": "raw", "url": url, "sha256": sha256, "version": "3",
+        });
+        self.post("/api/image-fetches", body.to_string()).await
+    }
+
+    async fn operation_until(&self, id: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let path = format!("/api/operations/{id}");
+        let look = async {
+            loop {
+                let row = self.get(&path).await.json();
+                if holds(&row) {
+                    return row;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, look).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_from_a_url_and_what_goes_wrong_is_said_and_leaves_nothing() {
+    let api = Api::new().await;
+    let tasks = Supervisor::new();
+    let url = mirror(&tasks).await;
+    let client = Client::new(system_tls(), vec!["127.0.0.0/8".parse().unwrap()], Limits::default());
+    let fetcher = Fetcher::new(api.world.fleet.clone(), Arc::clone(&api.images), client, tasks.clone());
+    tasks.service("images", fetcher.run(tasks.stop()));
+    let (sha256, other) = (chom_protocol::vps::Sha256::of(BYTES), chom_protocol::vps::Sha256::of(b"other"));
+
+    let ordered = api.order_fetch("far", &format!("{url}/a.raw?signature=s"), sha256).await;
+    assert_eq!(ordered.status, StatusCode::ACCEPTED, "{ordered:?}");
+    let operation = ordered.json();
+    assert_eq!((&operation["kind"], &operation["vps"]), (&"fetch image".into(), &Value::Null));
+    let id = operation["id"].as_str().unwrap();
+    let ended = api.operation_until(id, |row| row["finished_at"].is_string()).await;
+    let trail: Vec<&str> =
+        ended["steps"].as_array().unwrap().iter().map(|step| step["message"].as_str().unwrap()).collect();
+    assert_eq!(trail[0], format!("`{url}/a.raw` will be fetched"), "signatures are not shown");
+    assert_eq!(
+        (&ended["state"], trail.last()),
+        (&"succeeded".into(), Some(&"it is in the catalogue")),
+        "{trail:?}"
+    );
+    let shown = api.get("/api/images/far").await.json();
+    assert_eq!((&shown["sha256"], &shown["version"]), (&sha256.to_string().into(), &"3".into()));
+    assert_eq!(api.image_files(), [sha256.to_string()]);
+
+    let operation = api.order_fetch("wrong", &format!("{url}/a.raw"), other).await.json();
+    let ended =
+        api.operation_until(operation["id"].as_str().unwrap(), |row| row["finished_at"].is_string()).await;
+    let problem = ended["problem"].as_str().unwrap();
+    assert!(ended["state"] == "failed" && problem.contains(&other.to_string()), "{ended}");
+    assert_eq!(api.get("/api/images/wrong").await.status, StatusCode::NOT_FOUND);
+
+    // Its name is taken while it is on its way; taken back, nothing of it stays.
+    let operation = api.order_fetch("slow", &format!("{url}/slow"), sha256).await.json();
+    let id = operation["id"].as_str().unwrap();
+    api.operation_until(id, |row| row["state"] == "running").await;
+    let taken = api.upload("name=slow&engine=fake&format=raw", BYTES).await;
+    assert!(taken.status == StatusCode::CONFLICT && taken.problem().detail.contains(id), "{taken:?}");
+    let cancelled = api.order(&format!("/api/operations/{id}/cancel")).await;
+    assert_eq!((cancelled.status, &cancelled.json()["state"]), (StatusCode::OK, &"cancelled".into()));
+    let alone = async {
+        while api.image_files() != [sha256.to_string()] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, alone).await.unwrap();
+    assert!(api.world.fleet.state().image_fetches.is_empty());
+    tasks.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn urls_that_may_not_be_fetched_from_are_refused_before_anything_is_ordered() {
+    let api = Api::new().await;
+    let sha256 = chom_protocol::vps::Sha256::of(BYTES);
+    for (url, says) in [
+        ("file:///etc/shadow", "`file:`"),
+        ("http://10.0.0.1/a", "image_fetch_networks"),
+        ("http://[::1]/a", "image_fetch_networks"),
+        ("https://user:password@example.org/a", "a user or password"),
+        ("example.org/a", "is no URL"),
+    ] {
+        let refused = api.order_fetch("far", url, sha256).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{url}: {refused:?}");
+        let problem = refused.problem();
+        assert!(problem.location.as_deref() == Some("/url") && problem.detail.contains(says), "{problem:?}");
+    }
+    let taken = api.order_fetch("hello", "https://example.org/a", sha256).await;
+    assert_eq!((taken.status, taken.problem().location.as_deref()), (StatusCode::CONFLICT, Some("/name")));
+    let unnamed = api.post("/api/image-fetches", r#"{"name":"a","url":"https://example.org/a"}"#).await;
+    assert!(unnamed.problem().detail.contains("engine"), "{unnamed:?}");
+    assert!(api.world.fleet.state().operations.is_empty());
 }

@@ -6,7 +6,7 @@ use chom_protocol::api::operations::{OperationState, OperationView};
 use chom_protocol::vps::Power;
 
 use super::{end, tell};
-use crate::fleet::rows::{Goal, JobRow, OperationRow, Undo, VpsNameRow, VpsRow};
+use crate::fleet::rows::{Goal, ImageFetchRow, JobRow, OperationRow, Undo, VpsNameRow, VpsRow};
 use crate::fleet::vps::{put_name, resize};
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, view};
 
@@ -55,15 +55,23 @@ fn cancel(fleet: &Fleet, decision: &mut Decision, mut row: OperationRow) -> Resu
     if row.state.is_final() {
         return Err(refuse(format!("it has ended already ({:?})", row.state).to_lowercase()));
     }
-    match (&row.undo, &row.goal) {
-        (Some(undo), _) => restore(fleet, decision, &row, undo)?,
-        (None, Goal::Job { job }) if row.kind == "restart" && row.state == OperationState::Pending => {
-            decision.delete::<JobRow>(&(row.host, *job));
+    match (&row.undo, &row.goal, row.host) {
+        (Some(undo), _, _) => restore(fleet, decision, &row, undo)?,
+        (None, Goal::Job { job }, Some(host))
+            if row.kind == "restart" && row.state == OperationState::Pending =>
+        {
+            decision.delete::<JobRow>(&(host, *job));
         }
-        (None, _) => return Err(refuse(instead(&row).to_owned())),
+        (None, Goal::Fetched { image }, _) => decision.delete::<ImageFetchRow>(image),
+        (None, _, _) => return Err(refuse(instead(&row).to_owned())),
     }
-    decision.raise(row.host)?;
-    let by = format!("cancelled by {}; it is wanted as it was before", decision.actor());
+    let by = match row.host {
+        Some(host) => {
+            decision.raise(host)?;
+            format!("cancelled by {}; it is wanted as it was before", decision.actor())
+        }
+        None => format!("cancelled by {}", decision.actor()),
+    };
     end(&mut row, OperationState::Cancelled, decision.now, by);
     tell(decision, &row);
     decision.put(row.clone())?;
@@ -91,8 +99,9 @@ fn restore(
     row: &OperationRow,
     undo: &Undo,
 ) -> Result<(), FleetError> {
-    let Some(mut vps) = decision.state.get::<VpsRow>(&row.vps).cloned() else {
-        return Err(FleetError::not_found("VPS", row.vps));
+    let vps = row.vps.and_then(|vps| decision.state.get::<VpsRow>(&vps).cloned());
+    let Some(mut vps) = vps else {
+        return Err(FleetError::not_found("VPS of operation", row.id));
     };
     let Undo { power, hold, name, size, cores, memory } = undo.clone();
     resize::check_room(fleet, decision, &vps, (cores, memory, vps.spec.disk))?;

@@ -12,7 +12,7 @@ use chom_protocol::{AlertId, NotificationId};
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
 use crate::fleet::network::rows::{FormerAddressRow, Month, MonthRow, TrafficRow};
-use crate::fleet::rows::{ImageRow, SshKeyRow};
+use crate::fleet::rows::{ImageFetchRow, ImageRow, SshKeyRow};
 use crate::fleet::state::State;
 use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
@@ -82,6 +82,17 @@ async fn full() -> World {
             minimum_disk: Bytes::gib(2),
             default_user: Some("debian".to_owned()),
             added_at: at,
+        })?;
+        decision.put(ImageFetchRow {
+            name: name("debian-14"),
+            version: Some("14.0".to_owned()),
+            engine: Engine::Libvirt,
+            format: ImageFormat::Qcow2,
+            url: "https://images.example/debian-14.qcow2".to_owned(),
+            sha256: Sha256::of(b"debian-14"),
+            minimum_disk: Some(Bytes::gib(3)),
+            default_user: Some("debian".to_owned()),
+            operation: OperationId::new(decision.new_id()),
         })?;
         let subject =
             Subject { rule: Rule::HostUnreachable, host: Some(host), vps: Some(vps), label: "/".to_owned() };

@@ -1,0 +1,162 @@
+//! Why an image could not be fetched, and whether trying again may help.
+
+use std::io;
+
+use chom_protocol::Bytes;
+use hyper::StatusCode;
+
+use crate::images::ReceiveError;
+
+/// Why an image could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The name has no address.
+    #[error("the name `{name}` cannot be looked up")]
+    Name {
+        /// Which.
+        name: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// No address of the host may be spoken to.
+    #[error("`{host}` is not spoken to: {problem}")]
+    Forbidden {
+        /// Which.
+        host: String,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// No connection.
+    #[error("cannot connect to `{host}`")]
+    Connect {
+        /// To whom.
+        host: String,
+        /// What the system said of the last address.
+        #[source]
+        source: io::Error,
+    },
+    /// No TLS.
+    #[error("no TLS with `{host}`; is its certificate for this name, by a CA that this system trusts?")]
+    Tls {
+        /// With whom.
+        host: String,
+        /// What was wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// It broke off.
+    #[error("the connection to `{host}` broke off")]
+    Broken {
+        /// Whose.
+        host: String,
+        /// How.
+        #[source]
+        source: hyper::Error,
+    },
+    /// Nothing came.
+    #[error("nothing came from `{host}` for {seconds} s")]
+    Late {
+        /// From whom.
+        host: String,
+        /// For how long.
+        seconds: u64,
+    },
+    /// Too little came.
+    #[error("only {bytes} bytes came from `{host}` in {seconds} s; use a faster mirror")]
+    Slow {
+        /// From whom.
+        host: String,
+        /// How much.
+        bytes: u64,
+        /// In which time.
+        seconds: u64,
+    },
+    /// Another part than was asked for.
+    #[error("`{host}` does not give the rest of what came; it is fetched from its beginning")]
+    Part {
+        /// Who.
+        host: String,
+    },
+    /// Not what was hoped for.
+    #[error("`{url}` was answered with status {status}; check the URL")]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The status.
+        status: StatusCode,
+    },
+    /// It is packed.
+    #[error(
+        "`{url}` came packed as `{encoding}`, which was not asked for; use a server that sends files as they are"
+    )]
+    Encoding {
+        /// What was asked for.
+        url: String,
+        /// How.
+        encoding: String,
+    },
+    /// It is too large.
+    #[error("`{url}` has more than {}; larger images are not taken", Bytes(*most))]
+    Large {
+        /// What was asked for.
+        url: String,
+        /// In bytes.
+        most: u64,
+    },
+    /// Sent on to nowhere.
+    #[error("`{url}` sends on to where images are not fetched from: {problem}")]
+    Redirect {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Sent on again and again.
+    #[error("it was sent on more than {most} times, last to `{last}`; give the URL of the file itself")]
+    Redirects {
+        /// How often is followed.
+        most: usize,
+        /// Where to.
+        last: String,
+    },
+    /// The URL makes no request.
+    #[error("the URL makes no request: {problem}")]
+    Request {
+        /// Why.
+        problem: String,
+    },
+    /// What came cannot be kept.
+    #[error(transparent)]
+    Receive(ReceiveError),
+}
+
+impl FetchError {
+    /// Whether the next attempt may go better.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Name { .. }
+            | Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::Late { .. }
+            | Self::Slow { .. }
+            | Self::Part { .. } => true,
+            // Too early, too often, timed out; and what is the server's own trouble.
+            Self::Status { status, .. } => {
+                matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error()
+            }
+            // A certificate that is not trusted is not trusted in a minute either; what broke off in between is.
+            Self::Tls { source, .. } => {
+                !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+            }
+            Self::Forbidden { .. }
+            | Self::Encoding { .. }
+            | Self::Large { .. }
+            | Self::Redirect { .. }
+            | Self::Redirects { .. }
+            | Self::Request { .. }
+            | Self::Receive(_) => false,
+        }
+    }
+}
