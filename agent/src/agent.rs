@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::Driver;
 use crate::driver::engines::Engines;
 use crate::durable::SealedError;
+use crate::facts::{self, Asking};
 use crate::health::{Heartbeat, Troubles};
 use crate::image::ImageCache;
 use crate::image::sweep::{self, Sweep};
@@ -26,6 +27,7 @@ use crate::network::Network;
 use crate::reconcile::{self, Reconciler};
 use crate::shelf::Shelves;
 use crate::spool::SpoolError;
+use crate::tunnel::Tunnels;
 
 const NO_ENGINE: &str = "no engine was found on this host, so it runs no VPS: install chom-agent-libvirt or Incus, then restart the agent";
 
@@ -120,6 +122,7 @@ impl Agent {
             troubles.set("engines", NO_ENGINE.to_owned());
         }
         let status = watch::Sender::new(None);
+        let (facts, said) = watch::channel(facts::Facts::new());
         let contact = watch::Sender::new(Contact::default());
         let inventory = watch::Sender::new(probe.inventory());
         let agent = Self {
@@ -159,6 +162,7 @@ impl Agent {
             images,
             contact: agent.contact.clone(),
             inventory: inventory.subscribe(),
+            facts: said,
             status,
             troubles: troubles.clone(),
             heartbeat,
@@ -166,9 +170,17 @@ impl Agent {
             destroys_per_hour: settings.destroys_per_hour,
             moved_grace: settings.moved_grace,
         });
+        let asking = Asking {
+            engines: engines.clone(),
+            ledger: Arc::clone(&ledger),
+            status: agent.status.clone(),
+            facts,
+        };
+        let tunnels = Arc::new(Tunnels::new(engines.clone(), Arc::clone(&ledger)));
         let measuring = Measuring { engines, probe: Some(probe), ledger, shelves, inventory, troubles, boot };
         tasks.service("reconcile", reconciler.run(tasks.stop()));
-        tasks.service("link", link::run(link, tasks.stop()));
+        tasks.service("facts", facts::run(asking, tasks.stop()));
+        tasks.service("link", link::run(link, tunnels, tasks.stop()));
         tasks.service("measure", measure::run(measuring, tasks.stop()));
         tasks.service("sweep", sweep::run(sweep, tasks.stop()));
         Ok(agent)

@@ -22,8 +22,11 @@ use std::path::Path;
 use chom_protocol::VpsId;
 use chom_protocol::helper::ObservedGuest;
 use chom_protocol::host::EngineStatus;
+use chom_protocol::link::tunnel::{Secret, TerminalSize};
 use chom_protocol::sample::Point;
-use chom_protocol::vps::{Sha256, VpsSpec};
+use chom_protocol::vps::{GuestFacts, Sha256, VpsSpec};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use snapshot::{SnapshotName, Snapshots};
 
@@ -61,6 +64,11 @@ impl DriverError {
         Self { problem: problem.into(), retryable: false }
     }
 }
+
+/// Raw bytes to and from a guest. Dropping it lets go of the guest.
+pub trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Pipe for T {}
 
 /// An engine on this host. Implementations write `async fn`; the futures must be `Send`.
 pub trait Driver: Send + Sync + 'static {
@@ -121,10 +129,52 @@ pub trait Driver: Send + Sync + 'static {
     /// Measures the running guests that CHOM made.
     fn measure(&self) -> impl Future<Output = Result<Vec<Point>, DriverError>> + Send;
 
+    /// Opens the console of a guest that is on: the serial line of a VM, a shell in a container, where `size` is the
+    /// terminal's, now and later.
+    fn console(
+        &self,
+        vps: VpsId,
+        size: watch::Receiver<TerminalSize>,
+    ) -> impl Future<Output = Result<Box<dyn Pipe>, DriverError>> + Send {
+        let _ = (vps, size);
+        let none = lacks(self.unasked(), "consoles");
+        async { Err(none) }
+    }
+
+    /// Opens the screen of a guest that is on: the RFB protocol (RFC 6143).
+    fn screen(&self, vps: VpsId) -> impl Future<Output = Result<Box<dyn Pipe>, DriverError>> + Send {
+        let _ = vps;
+        let none = lacks(self.unasked(), "screens");
+        async { Err(none) }
+    }
+
+    /// What a guest that is on says of itself; an error when nobody inside answers. Bounds its own time.
+    fn facts(&self, vps: VpsId) -> impl Future<Output = Result<GuestFacts, DriverError>> + Send {
+        let _ = vps;
+        let none = lacks(self.unasked(), "a way to ask guests");
+        async { Err(none) }
+    }
+
+    /// Sets the password of a user inside a guest that is on. The password is kept and shown nowhere.
+    fn set_password(
+        &self,
+        vps: VpsId,
+        user: &str,
+        password: &Secret,
+    ) -> impl Future<Output = Result<(), DriverError>> + Send {
+        let _ = (vps, user, password);
+        let none = lacks(self.unasked(), "a way to set passwords; boot the VPS into rescue and set it there");
+        async { Err(none) }
+    }
+
     /// The digest that `observe` would give as a guest's `definition` once `prepare` was done with this spec. None:
     /// the driver cannot say, and no drift is seen. Cheap; no I/O.
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
         let _ = spec;
         None
     }
+}
+
+fn lacks(engine: EngineStatus, what: &str) -> DriverError {
+    DriverError::lasting(format!("the engine {} does not have {what}", engine.engine))
 }

@@ -4,7 +4,7 @@
 mod backoff;
 mod control;
 mod endpoint;
-mod frames;
+pub(crate) mod frames;
 mod pull;
 mod reports;
 
@@ -24,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::chain::Chain;
+use crate::driver::Driver;
 use crate::ledger::{Ledger, LedgerError};
 use crate::shelf::Shelves;
 use crate::spool::SpoolError;
+use crate::tunnel::{self, Tunnels};
 use backoff::Backoff;
 pub(crate) use endpoint::{Dialled, dial};
 pub use frames::FrameError;
@@ -151,12 +153,12 @@ enum Ended {
 }
 
 /// Keeps a connection until asked to stop.
-pub(crate) async fn run(link: Link, stop: CancellationToken) {
+pub(crate) async fn run<D: Driver>(link: Link, tunnels: Arc<Tunnels<D>>, stop: CancellationToken) {
     let mut backoff = Backoff::default();
     loop {
         let round = tokio::select! {
             () = stop.cancelled() => break,
-            round = round(&link, &mut backoff) => round,
+            round = round(&link, &tunnels, &mut backoff) => round,
         };
         let random = u64::from_be_bytes(random_bytes());
         let pause = match round {
@@ -188,7 +190,7 @@ fn random_bytes() -> [u8; 8] {
 }
 
 /// Tries each address in turn; serves the first that answers until the session ends.
-async fn round(link: &Link, backoff: &mut Backoff) -> Ended {
+async fn round<D: Driver>(link: &Link, tunnels: &Arc<Tunnels<D>>, backoff: &mut Backoff) -> Ended {
     let addresses = link.addresses.borrow().clone();
     let mut last = LinkError::Nowhere;
     for address in addresses {
@@ -204,7 +206,7 @@ async fn round(link: &Link, backoff: &mut Backoff) -> Ended {
             }
         };
         let began = Instant::now();
-        let ended = session(link, &connection, &address).await;
+        let ended = session(link, tunnels, &connection, &address).await;
         backoff.held(began.elapsed());
         set_contact(link, |contact| {
             (contact.connection, contact.standing, contact.address) = (None, None, None);
@@ -249,7 +251,12 @@ fn set_contact(link: &Link, change: impl FnOnce(&mut Contact)) {
 }
 
 /// One connection, from Hello to its end. `Ok` asks for another one at once.
-async fn session(link: &Link, connection: &Connection, address: &str) -> Result<(), LinkError> {
+async fn session<D: Driver>(
+    link: &Link,
+    tunnels: &Arc<Tunnels<D>>,
+    connection: &Connection,
+    address: &str,
+) -> Result<(), LinkError> {
     let control = control::open(link, connection).await?;
     let standing = control.standing;
     info!(address, ?standing, "connected");
@@ -270,6 +277,7 @@ async fn session(link: &Link, connection: &Connection, address: &str) -> Result<
         Err(error) = reports::status(connection, &link.ledger, link.status.clone()), if reports => Err(error),
         Err(error) = reports::results(connection, &link.shelves), if reports => Err(error),
         Err(error) = reports::samples(connection, &link.shelves), if reports => Err(error),
+        Err(error) = tunnel::run(tunnels, connection, standing) => Err(error),
         reason = connection.closed() => Err(LinkError::Connection(reason)),
     }
 }

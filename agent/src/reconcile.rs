@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use chom_protocol::host::{HostSpec, HostStatus, Inventory};
 use chom_protocol::job::{JobOutcome, JobResult};
-use chom_protocol::vps::Sha256;
+use chom_protocol::vps::{Sha256, VpsState};
 use chom_protocol::{BootId, JobId, UnixMillis, VpsId};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -25,6 +25,7 @@ use crate::chain::Chain;
 use crate::clock;
 use crate::driver::Driver;
 use crate::driver::engines::Engines;
+use crate::facts::Facts;
 use crate::health::{Heartbeat, Troubles};
 use crate::image::{ImageCache, ImageError, Wanted};
 use crate::ledger::{Desired, Ledger};
@@ -64,6 +65,7 @@ pub(crate) struct Parts<D> {
     pub(crate) images: ImageCache,
     pub(crate) contact: watch::Receiver<Contact>,
     pub(crate) inventory: watch::Receiver<Inventory>,
+    pub(crate) facts: watch::Receiver<Facts>,
     pub(crate) status: watch::Sender<Option<Arc<HostStatus>>>,
     pub(crate) troubles: Troubles,
     pub(crate) heartbeat: Heartbeat,
@@ -402,6 +404,11 @@ impl<D: Driver> Reconciler<D> {
         for (id, doing) in &self.work.busy {
             if let Some(status) = plan.statuses.get_mut(id) {
                 status.progress.get_or_insert_with(|| (*doing).to_owned());
+            }
+        }
+        for (id, said) in self.parts.facts.borrow().iter() {
+            if let Some(status) = plan.statuses.get_mut(id).filter(|vps| vps.state == VpsState::Running) {
+                status.guest = Some(Box::new(said.clone()));
             }
         }
         let generation = desired.generation();

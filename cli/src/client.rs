@@ -10,6 +10,7 @@ use std::time::Duration;
 use chom_protocol::api::{PAGE_ROWS_MAX, Page, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tungstenite::WebSocket;
 use ureq::http::Response;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
@@ -17,6 +18,7 @@ use ureq::{Agent, Body};
 use crate::clock;
 use crate::context::Target;
 use crate::error::Failure;
+use crate::socket::{self, Peer, Stream};
 
 /// A connection that is not there by then will not come; SYN retransmits take 1, 3 and 7 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,6 +136,7 @@ pub(crate) struct Client {
     server: String,
     authorization: String,
     trust: Trust,
+    ca: Option<Vec<u8>>,
 }
 
 impl Client {
@@ -142,6 +145,7 @@ impl Client {
     /// # Errors
     /// The system's CAs are to be trusted and there are none.
     pub(crate) fn new(target: Target) -> Result<Self, Failure> {
+        let ca = target.ca.as_ref().map(|(_, pem)| pem.clone());
         let (trust, certificates) = match target.ca {
             Some((path, pem)) => (Trust::File(path), certificates_of(&pem)),
             None if target.server.starts_with("http://") => (Trust::System, Vec::new()),
@@ -168,6 +172,7 @@ impl Client {
             server: target.server,
             authorization: format!("Bearer {}", target.token),
             trust,
+            ca,
         })
     }
 
@@ -296,6 +301,12 @@ impl Client {
             return Ok(response.into_body().into_reader());
         }
         Err(self.refusal(response))
+    }
+
+    /// Opens a WebSocket.
+    pub(crate) fn socket(&self, path: &str) -> Result<WebSocket<Stream>, Failure> {
+        let Self { server, authorization, ca, .. } = self;
+        socket::open(&Peer { server, authorization, ca: ca.as_deref() }, path)
     }
 
     /// An answer that makes no sense, as an error that names this server.

@@ -111,6 +111,23 @@ pub(crate) enum Failure {
         /// Of how many.
         recipients: usize,
     },
+    /// No WebSocket.
+    #[error("cannot reach {server}")]
+    Socket {
+        /// Which server.
+        server: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The terminal that chomctl runs on.
+    #[error("cannot use this terminal")]
+    Terminal(#[source] io::Error),
+    /// A console was ended by the other side.
+    #[error("the console ended: {reason}")]
+    Console {
+        /// Why.
+        reason: String,
+    },
     /// Standard output.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -156,6 +173,9 @@ impl Failure {
             | Self::Operation { .. }
             | Self::Waited { .. }
             | Self::Mail { .. }
+            | Self::Socket { .. }
+            | Self::Terminal(_)
+            | Self::Console { .. }
             | Self::Output(_)
             | Self::Format { .. } => false,
         }
@@ -178,9 +198,11 @@ impl Failure {
             Self::Context(error) => Some(error.help()),
             Self::File { .. } => Some("name a file that exists and that you may read".to_owned()),
             Self::Declined => None,
-            Self::Connection { server, .. } | Self::Silent { server, .. } => Some(format!(
-                "check that the orchestrator runs and that {server} is its address (chomctl context list)"
-            )),
+            Self::Connection { server, .. } | Self::Silent { server, .. } | Self::Socket { server, .. } => {
+                Some(format!(
+                    "check that the orchestrator runs and that {server} is its address (chomctl context list)"
+                ))
+            }
             Self::Tls { problem, trust, .. } => Some(problem.help(trust)),
             Self::Problem { problem, server } => match problem.status {
                 401 => Some(format!(
@@ -197,6 +219,8 @@ impl Failure {
             Self::Operation { id, .. } => Some(format!("its trail: chomctl operation show {id}")),
             Self::Waited { id, .. } => Some(format!("go on waiting: chomctl operation wait {id}")),
             Self::Mail { .. } => Some("the answers above say what the mail server minds".to_owned()),
+            Self::Terminal(_) => Some("run it in a terminal, or with standard input from a pipe".to_owned()),
+            Self::Console { .. } => None,
             Self::Output(_) => Some("check that the disk or terminal it goes to takes more".to_owned()),
             Self::Format { .. } => Some("use another format: -o table, wide, json or yaml".to_owned()),
         }

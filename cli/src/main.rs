@@ -19,6 +19,7 @@ mod progress;
 mod session;
 mod shell;
 mod smtp;
+mod socket;
 mod ssh_key;
 mod vps;
 

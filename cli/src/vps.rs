@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use chom_protocol::Name;
+use chom_protocol::api::console::{PasswordReset, ResetPassword};
 use chom_protocol::api::hosts::HostView;
 use chom_protocol::api::vps_servers::{
     CreatePlan, CreateVps, SSH_KEYS_MAX, SetHold, USER_DATA_BYTES_MAX, VpsAccepted, VpsView,
@@ -18,6 +19,7 @@ use crate::session::{ListOptions, Reference, Session, read_text};
 use crate::shell::eprint_line;
 
 mod change;
+mod console;
 mod network;
 mod render;
 mod snapshot;
@@ -74,6 +76,21 @@ pub(crate) enum VpsCommand {
         target: Target,
         #[command(flatten)]
         confirmation: Confirmation,
+    },
+    /// Opens the console of a VPS: the serial line of a VM, a shell in a container
+    Console {
+        /// Its name or id
+        vps: Reference,
+        #[command(flatten)]
+        options: console::ConsoleOptions,
+    },
+    /// Sets a new password inside a VPS and prints it, once
+    ResetPassword {
+        /// Its name or id
+        vps: Reference,
+        /// Of which user
+        #[arg(long, default_value = "root")]
+        user: String,
     },
     /// Takes, lists, restores and removes snapshots of a VPS's disk
     #[command(subcommand)]
@@ -253,6 +270,12 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             finish(session, &client, accepted, target.wait)
         }
         VpsCommand::Purge { target, confirmation } => purge(session, target, confirmation),
+        VpsCommand::Console { vps, options } => {
+            let client = session.client()?;
+            let row: VpsView = client.get(&path(&vps))?;
+            console::run(&client, row.id, row.name.as_str(), options)
+        }
+        VpsCommand::ResetPassword { vps, user } => reset_password(session, &vps, user),
         VpsCommand::Snapshot(command) => snapshot::run(session, command),
         VpsCommand::Clone(options) => snapshot::clone(session, options),
         VpsCommand::Rescue(options) => snapshot::rescue(session, options),
@@ -283,6 +306,20 @@ fn purge(session: &Session, target: Target, confirmation: Confirmation) -> Resul
     confirm(confirmation, session.no_input(), &consequence)?;
     let accepted = client.act(&format!("{PATH}/{}/purge", vps.id))?;
     finish(session, &client, accepted, target.wait)
+}
+
+fn reset_password(session: &Session, vps: &Reference, user: String) -> Result<(), Failure> {
+    let client = session.client()?;
+    let request = ResetPassword { user: Some(user) };
+    let reset: PasswordReset = client.post(&format!("{}/reset-password", by_id(&client, vps)?), &request)?;
+    if reset.password.is_none() {
+        let reason = "the password was set, and its answer was lost on the way; reset it again".to_owned();
+        return Err(client.strange(None, reason));
+    }
+    session.screen.show(&reset, |_| {
+        let password = reset.password.as_deref().unwrap_or_default();
+        format!("user:     {}\npassword: {password}\n", reset.user)
+    })
 }
 
 fn path(vps: &Reference) -> String {

@@ -11,6 +11,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::console::Consoles;
 use crate::fleet::Fleet;
 use crate::history::History;
 use crate::images::ImageFolder;
@@ -24,6 +25,7 @@ mod auth;
 mod authorities;
 mod catalogue;
 mod certificate;
+mod console;
 mod document;
 mod envelope;
 mod events;
@@ -61,6 +63,7 @@ pub struct App {
     history: Arc<History>,
     notifier: Notifier,
     images: Arc<ImageFolder>,
+    consoles: Consoles,
     stop: CancellationToken,
     http: HttpMetrics,
     streams: events::Streams,
@@ -70,7 +73,7 @@ pub struct App {
 
 impl App {
     /// Makes the API of a fleet. `store` is only asked whether it still takes commits. Event streams end, and `/readyz`
-    /// says no, when `stop` is cancelled.
+    /// says no, when the consoles' tasks are asked to end.
     #[must_use]
     pub fn new(
         fleet: Fleet,
@@ -78,14 +81,16 @@ impl App {
         history: Arc<History>,
         notifier: Notifier,
         images: Arc<ImageFolder>,
-        stop: CancellationToken,
+        consoles: Consoles,
     ) -> Self {
+        let stop = consoles.stop();
         Self {
             fleet,
             store,
             history,
             notifier,
             images,
+            consoles,
             stop,
             http: HttpMetrics::default(),
             streams: events::Streams::default(),
@@ -163,6 +168,10 @@ fn with_vps(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(snapshots::rescue))
         .routes(routes!(snapshots::unrescue))
         .routes(routes!(snapshots::attach_iso, snapshots::detach_iso))
+        .routes(routes!(console::console))
+        .routes(routes!(console::vnc))
+        .routes(routes!(console::token))
+        .routes(routes!(console::reset_password))
         .routes(routes!(vps_network::show, vps_network::change))
         .routes(routes!(vps_network::change_addresses))
 }

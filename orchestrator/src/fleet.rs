@@ -16,6 +16,7 @@ use crate::store::{Revision, Store};
 pub mod authority;
 pub mod catalogue;
 mod clone;
+pub mod consoles;
 mod decider;
 pub mod decision;
 pub mod error;

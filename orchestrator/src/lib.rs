@@ -4,6 +4,7 @@ pub mod alerts;
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod console;
 mod durable_file;
 pub mod export;
 pub mod fleet;

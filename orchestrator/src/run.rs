@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::alerts::{Alerting, AlertingSettings};
 use crate::api::{self, ApiCertificateError, App, CertificateKeeper};
 use crate::config::Config;
+use crate::console::Consoles;
 use crate::fleet::catalogue::{Catalogue, Overcommit, Size};
 use crate::fleet::{Fleet, LoadError};
 use crate::history::History;
@@ -165,13 +166,14 @@ impl Running {
     fn start_services(&self, config: &Config, api: TcpListener, certificate: CertificateKeeper) {
         let Self { fleet, store, history, master_key, link, edges, .. } = self;
         let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
+        let consoles = Consoles::new(fleet.clone(), Arc::clone(&link.sessions), edges.clone());
         let app = App::new(
             fleet.clone(),
             Arc::clone(store),
             Arc::clone(history),
             notifier.clone(),
             Arc::clone(&link.images),
-            edges.stop(),
+            consoles,
         );
         let in_use = certificate.in_use();
         let settings = AlertingSettings::of(config);

@@ -36,11 +36,13 @@ mod frames;
 mod pull;
 mod registry;
 mod requests;
+mod tunnel;
 
 #[cfg(test)]
 mod tests;
 
 pub use registry::Sessions;
+pub use tunnel::{Tunnel, TunnelError, Tunnels};
 
 /// Connections at once: twice the fleet we build for.
 pub const CONNECTIONS_MAX: usize = 20_000;

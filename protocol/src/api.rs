@@ -4,7 +4,9 @@
 pub mod alerts;
 pub mod authorities;
 pub mod catalogue;
+pub mod console;
 pub mod events;
+pub mod guest;
 pub mod hosts;
 pub mod networks;
 pub mod operations;

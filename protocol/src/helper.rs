@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::host::Acceleration;
 use crate::id::VpsId;
 use crate::link::codec::{EncodeError, to_bytes};
+use crate::link::tunnel::Secret;
 use crate::network::Attachment;
 use crate::sample::Point;
 use crate::units::Bytes;
-use crate::vps::{Sha256, VpsState};
+use crate::vps::{GuestFacts, Sha256, VpsState};
 
 /// What agent and helper must both be.
 pub const HELPER_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -79,6 +80,25 @@ pub enum HelperRequest {
         /// What to do with it.
         change: SnapshotChange,
     },
+    /// Where the console and the screen of a running guest can be reached.
+    Sockets {
+        /// Which.
+        vps: VpsId,
+    },
+    /// What the agent in a running guest says of it.
+    Facts {
+        /// Whose guest.
+        vps: VpsId,
+    },
+    /// Sets a user's password by the agent in the guest.
+    SetPassword {
+        /// Whose guest.
+        vps: VpsId,
+        /// Which user.
+        user: String,
+        /// To what.
+        password: Secret,
+    },
     /// Measures every running guest that CHOM made.
     Measure,
     /// Brings up the network behind NAT, which guests of other engines on the host share.
@@ -113,6 +133,15 @@ pub enum HelperReply {
     Done,
     /// The guest is off: its files are the agent's to change.
     Off,
+    /// Answer to `Sockets`; none where the guest was started without.
+    Sockets {
+        /// The host's end of its serial console, a terminal.
+        console: Option<PathBuf>,
+        /// Of its screen, a unix socket.
+        screen: Option<PathBuf>,
+    },
+    /// Answer to `Facts`.
+    Facts(Box<GuestFacts>),
     /// Answer to `Measure`.
     Measured {
         /// Points of VPSs only.

@@ -102,6 +102,10 @@ id!(
     BootId, "boot"
 );
 id!(
+    /// One console that the orchestrator opened on a host.
+    TunnelId, "tunnel"
+);
+id!(
     /// One run of an agent process; tells a restarted agent from a clone.
     InstanceId, "agent instance"
 );

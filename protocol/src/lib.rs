@@ -13,6 +13,6 @@ pub mod vps;
 
 pub use id::{
     AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, SnapshotId,
-    TokenId, VpsId,
+    TokenId, TunnelId, VpsId,
 };
 pub use units::{Bytes, Generation, UnixMillis};

@@ -1,6 +1,6 @@
 //! What agent and orchestrator say to each other, and on which streams. `codec` frames it, `v1` is its frozen form on the wire.
 //!
-//! Every stream is bidirectional and opened by the agent. Control and pull live as long as the connection; everything
+//! Every stream is bidirectional. Those that the agent opens: control and pull live as long as the connection; everything
 //! else is one request, one answer, and the stream ends:
 //!
 //! | stream | agent says | orchestrator answers |
@@ -13,10 +13,13 @@
 //! | fetch | `Fetch` | `Blob`, then the bytes themselves, unframed, until the stream ends; or `Problem` |
 //! | enrol (ALPN `chom-enrol/1`, no client certificate) | `Enrol` | `Enrolled` or `Problem` |
 //!
+//! The orchestrator opens [`tunnel`]s, and no other stream.
+//!
 //! A stream that breaks these rules ends its connection; [`close`] lists why connections are closed.
 
 pub mod close;
 pub mod codec;
+pub mod tunnel;
 pub mod v1;
 
 use serde::{Deserialize, Serialize};

@@ -447,6 +447,9 @@ pub struct VpsStatus {
     pub traffic: Option<Traffic>,
     /// The snapshots of it that its engine has, in order of id; none where the engine could not say.
     pub snapshots: Option<Vec<SnapshotStatus>>,
+    /// What is known from inside it; none while nobody inside answers.
+    /// Boxed: most statuses have none, and a status may have 10,000 VPSs.
+    pub guest: Option<Box<GuestFacts>>,
 }
 
 /// A snapshot as the engine has it.
@@ -459,6 +462,42 @@ pub struct SnapshotStatus {
     /// Size that the disk had then; none where the engine cannot say.
     pub disk: Option<Bytes>,
 }
+
+/// What a guest says of itself, by its agent or its engine. It says what it likes: for people, never for decisions.
+/// What it does not say is unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFacts {
+    /// When it said so, by the host's clock.
+    pub seen_at: UnixMillis,
+    /// Its own host name.
+    pub hostname: Option<String>,
+    /// Its operating system, as it calls itself.
+    pub os: Option<String>,
+    /// Its kernel's release.
+    pub kernel: Option<String>,
+    /// The addresses of its network cards, its own loopback left out.
+    pub addresses: Option<Vec<IpAddr>>,
+    /// Its mounted file systems.
+    pub file_systems: Option<Vec<GuestFileSystem>>,
+}
+
+/// A file system mounted inside a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFileSystem {
+    /// Where.
+    pub mount: String,
+    /// What kind, such as `ext4`.
+    pub kind: String,
+    /// Its size.
+    pub size: Option<Bytes>,
+    /// How much of it is in use.
+    pub used: Option<Bytes>,
+}
+
+/// Addresses of one guest that are kept; a card has a few.
+pub const GUEST_ADDRESSES_MAX: usize = 16;
+/// File systems of one guest that are kept, so that a status of many guests fits into its frame.
+pub const GUEST_FILE_SYSTEMS_MAX: usize = 16;
 
 /// A guest on the host that CHOM did not make: reported, never touched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

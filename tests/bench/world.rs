@@ -267,6 +267,7 @@ async fn converge(fleet: &Fleet, host: HostId) {
         progress: None,
         traffic: None,
         snapshots: None,
+        guest: None,
     };
     status.vps = spec.vps.values().map(|vps| (vps.id, seen(vps.start_count))).collect();
     for _ in 0..=spec.vps.len() / REPORT_VPS_MAX {

@@ -61,6 +61,8 @@ pub struct Api {
     pub server: String,
     /// The bearer token.
     pub token: String,
+    /// Certificates of the CAs that are trusted, PEM.
+    pub ca: Vec<u8>,
 }
 
 /// How to ask.
@@ -98,7 +100,7 @@ impl Api {
             .timeout_global(Some(ANSWER_DEADLINE))
             .build()
             .new_agent();
-        Self { http, server, token }
+        Self { http, server, token, ca: pem }
     }
 
     /// The same server, asked with another token.

@@ -29,4 +29,5 @@ pub mod proxy;
 pub mod seed;
 pub mod simulation;
 pub mod smtp;
+pub mod socket;
 pub mod wait;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use chom_protocol::VpsId;
 use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest};
+use chom_protocol::link::tunnel::Secret;
 use chom_protocol::sample::{Metric, Point};
 use chom_protocol::vps::Sha256;
 use virt::connect::Connect;
@@ -13,6 +14,7 @@ use virt::error::{Error, ErrorNumber};
 use virt::network::Network;
 use virt::sys;
 
+use crate::guest;
 use crate::problem::Problem;
 use crate::snapshot;
 use crate::state::vps_state;
@@ -27,6 +29,10 @@ const URI: &str = "qemu:///system";
 const DEVICES_PER_GUEST_MAX: u64 = 8;
 /// Points of one answer: keeps it well within a frame (about 40 bytes each).
 const POINTS_MAX: usize = 16 * 1024;
+/// Of each question to the agent in a guest: it answers in milliseconds, or nobody waits for it.
+const FACTS_SECONDS_MAX: i32 = 2;
+/// chpasswd(8) hashes with some effort, on a processor that may be translated.
+const PASSWORD_SECONDS_MAX: i32 = 10;
 /// Nanoseconds of a second, as libvirt counts processor time.
 const NANOSECONDS: f64 = 1e9;
 
@@ -64,6 +70,9 @@ impl Engine {
                 snapshot::change(connect, *vps, disk, name, *change)
             }
             HelperRequest::Network => ensure_network(connect).map(|()| HelperReply::Done),
+            HelperRequest::Sockets { vps } => sockets(connect, *vps),
+            HelperRequest::Facts { vps } => facts(connect, *vps),
+            HelperRequest::SetPassword { vps, user, password } => set_password(connect, *vps, user, password),
         }
     }
 
@@ -277,6 +286,50 @@ fn undefine(connect: &Connect, vps: VpsId) -> Result<HelperReply, Problem> {
     match domain.undefine_flags(flags) {
         Err(error) if !is(&error, ErrorNumber::NoDomain) => Err(Problem::libvirt(doing)(error)),
         _ => Ok(HelperReply::Done),
+    }
+}
+
+fn sockets(connect: &Connect, vps: VpsId) -> Result<HelperReply, Problem> {
+    let domain = find_running(connect, vps)?;
+    let live = domain.xml_desc(0).map_err(Problem::libvirt(format!("cannot read how VPS {vps} runs")))?;
+    let (console, screen) = xml::sockets(&live);
+    Ok(HelperReply::Sockets { console, screen })
+}
+
+fn set_password(
+    connect: &Connect,
+    vps: VpsId,
+    user: &str,
+    password: &Secret,
+) -> Result<HelperReply, Problem> {
+    let domain = find_running(connect, vps)?;
+    stats::limit_agent(&domain, PASSWORD_SECONDS_MAX).map_err(Problem::guest(vps, "set the password"))?;
+    let set = domain.set_user_password(user, password.reveal(), 0);
+    set.map_err(Problem::guest(vps, "set the password"))?;
+    Ok(HelperReply::Done)
+}
+
+fn facts(connect: &Connect, vps: VpsId) -> Result<HelperReply, Problem> {
+    let domain = find_running(connect, vps)?;
+    let doing = "ask for facts";
+    stats::limit_agent(&domain, FACTS_SECONDS_MAX).map_err(Problem::guest(vps, doing))?;
+    let (mut numbers, mut texts) = Default::default();
+    for kind in guest::KINDS {
+        match stats::ask_agent(&domain, kind, &mut numbers, &mut texts) {
+            Ok(()) => {}
+            Err(error) if guest::is_silent(&error) => return Err(Problem::guest(vps, doing)(error)),
+            Err(_) => {} // what it does not know stays unknown
+        }
+    }
+    Ok(HelperReply::Facts(Box::new(guest::facts(&numbers, &texts))))
+}
+
+/// The domain of a VPS that is on.
+fn find_running(connect: &Connect, vps: VpsId) -> Result<Domain, Problem> {
+    let doing = || format!("cannot look up the guest of VPS {vps}");
+    match find_ours(connect, vps)? {
+        Some(domain) if domain.is_active().map_err(Problem::libvirt(doing()))? => Ok(domain),
+        _ => Err(Problem::Off { vps }),
     }
 }
 

@@ -3,6 +3,7 @@
 //! it runs no program and listens on nothing. When the agent's end closes, it ends.
 
 mod engine;
+mod guest;
 mod problem;
 mod serve;
 mod snapshot;

@@ -1,5 +1,6 @@
 //! libvirt's errors in words for an admin: what it said, and what to do. Pure.
 
+use chom_protocol::VpsId;
 use chom_protocol::helper::HelperReply;
 use virt::error::{Error, ErrorNumber};
 
@@ -31,6 +32,22 @@ pub(crate) enum Problem {
         /// Its name in libvirt.
         name: String,
     },
+    /// The agent inside the guest did not do it.
+    #[error("cannot {doing} in VPS {vps}: {}: libvirt says: {}", why(said), said.message())]
+    Guest {
+        /// Whose guest.
+        vps: VpsId,
+        /// What was asked.
+        doing: &'static str,
+        /// What libvirt said.
+        said: Error,
+    },
+    /// It must be on for that.
+    #[error("VPS {vps} is off: start it first")]
+    Off {
+        /// Which.
+        vps: VpsId,
+    },
     /// The request does not fit what is there.
     #[error("{0}")]
     State(String),
@@ -40,6 +57,11 @@ impl Problem {
     /// A failure of libvirt while `doing` something.
     pub(crate) fn libvirt(doing: impl Into<String>) -> impl FnOnce(Error) -> Self {
         move |said| Self::Libvirt { doing: doing.into(), said }
+    }
+
+    /// A failure of libvirt, or of the agent in the guest, while that was asked to be `doing` something.
+    pub(crate) fn guest(vps: VpsId, doing: &'static str) -> impl FnOnce(Error) -> Self {
+        move |said| Self::Guest { vps, doing, said }
     }
 
     /// Whether the same request may go through later without anybody's help.
@@ -56,7 +78,7 @@ impl Problem {
                         | ErrorNumber::NoSupport
                 )
             ),
-            Self::Foreign { .. } => false,
+            Self::Foreign { .. } | Self::Guest { .. } | Self::Off { .. } => false,
             Self::State(_) | Self::Qemu { .. } => true,
         }
     }
@@ -64,6 +86,16 @@ impl Problem {
     /// The reply that carries it.
     pub(crate) fn reply(&self) -> HelperReply {
         HelperReply::Failed { problem: self.to_string(), retryable: self.is_retryable() }
+    }
+}
+
+/// What of the guest's side is missing, and what to do.
+fn why(error: &Error) -> &'static str {
+    match crate::guest::is_silent(error) {
+        true => {
+            "no agent answers inside it: install and start qemu-guest-agent there, or boot the VPS into rescue"
+        }
+        false => "the agent inside it refused; look at its log there, or boot the VPS into rescue",
     }
 }
 

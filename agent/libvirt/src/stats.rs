@@ -1,4 +1,4 @@
-//! Everything about all domains in one call. The only file of CHOM with unsafe code: the `virt` crate's wrapper of
+//! Everything about all domains in one call, and what the agent inside one guest says. The only file of CHOM with unsafe code: the `virt` crate's wrapper of
 //! `virConnectGetAllDomainStats` hides the values and leaks the records, so libvirt's C functions are called here.
 //! Nothing else belongs here; what the values mean is decided by `measure` in `engine.rs` and by `state.rs`.
 #![allow(unsafe_code)] // The C calls below; each block says why it is sound.
@@ -17,9 +17,9 @@ pub(crate) struct DomainStats {
     /// The domain; holds a reference of its own.
     pub(crate) domain: Domain,
     /// Numbers by libvirt's name for them, such as `block.0.rd.bytes`.
-    pub(crate) numbers: BTreeMap<String, u64>,
+    pub(crate) numbers: Numbers,
     /// Texts by libvirt's name for them, such as `block.0.name`.
-    pub(crate) texts: BTreeMap<String, String>,
+    pub(crate) texts: Texts,
 }
 
 impl DomainStats {
@@ -63,28 +63,66 @@ pub(crate) fn all(connect: &Connect, groups: c_uint, flags: c_uint) -> Result<Ve
         for at in 0..length {
             // SAFETY: a record has `nparams` parameters in one array, which lives as long as the record.
             let parameter = unsafe { &*record.params.add(at) };
-            read(parameter, &mut stats);
+            read(parameter, &mut stats.numbers, &mut stats.texts);
         }
         out.push(stats);
     }
     Ok(out)
 }
 
+/// Lets every question to the agent in a guest end after so many seconds, so that one which hangs holds up nobody.
+pub(crate) fn limit_agent(domain: &Domain, seconds: c_int) -> Result<(), Error> {
+    // SAFETY: `as_ptr` gives the live domain that `domain` owns; the rest are plain numbers.
+    match unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+/// What the agent in a guest says of one kind (`VIR_DOMAIN_GUEST_INFO_…`), added to what is known.
+pub(crate) fn ask_agent(
+    domain: &Domain,
+    kind: c_uint,
+    numbers: &mut Numbers,
+    texts: &mut Texts,
+) -> Result<(), Error> {
+    let (mut parameters, mut count): (sys::virTypedParameterPtr, c_int) = (ptr::null_mut(), 0);
+    // SAFETY: `as_ptr` gives the live domain that `domain` owns, and both places for the result are valid. On success
+    // libvirt stores an array of `count` there, on failure nothing.
+    let asked =
+        unsafe { sys::virDomainGetGuestInfo(domain.as_ptr(), kind, &raw mut parameters, &raw mut count, 0) };
+    if asked != 0 {
+        return Err(Error::last_error());
+    }
+    for at in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: the array has `count` parameters, and is freed only after this loop.
+        read(unsafe { &*parameters.add(at) }, numbers, texts);
+    }
+    // SAFETY: the array came from `virDomainGetGuestInfo` with this count, and nobody else frees it.
+    unsafe { sys::virTypedParamsFree(parameters, count) }
+    Ok(())
+}
+
+/// Numbers by libvirt's name for them.
+pub(crate) type Numbers = BTreeMap<String, u64>;
+/// Texts by libvirt's name for them.
+pub(crate) type Texts = BTreeMap<String, String>;
+
 /// Puts one parameter where it belongs; kinds that CHOM has no use for are passed over.
-fn read(parameter: &sys::virTypedParameter, stats: &mut DomainStats) {
+fn read(parameter: &sys::virTypedParameter, numbers: &mut Numbers, texts: &mut Texts) {
     let name = text(&parameter.field);
     let kind = c_uint::try_from(parameter.type_).unwrap_or(0);
     let value = &parameter.value;
     match kind {
         // SAFETY: the type says that libvirt wrote this member of the union.
-        sys::VIR_TYPED_PARAM_INT => insert(stats, name, i64::from(unsafe { value.i })),
+        sys::VIR_TYPED_PARAM_INT => insert(numbers, name, i64::from(unsafe { value.i })),
         // SAFETY: as above.
-        sys::VIR_TYPED_PARAM_UINT => insert(stats, name, i64::from(unsafe { value.ui })),
+        sys::VIR_TYPED_PARAM_UINT => insert(numbers, name, i64::from(unsafe { value.ui })),
         // SAFETY: as above.
-        sys::VIR_TYPED_PARAM_LLONG => insert(stats, name, unsafe { value.l }),
+        sys::VIR_TYPED_PARAM_LLONG => insert(numbers, name, unsafe { value.l }),
         sys::VIR_TYPED_PARAM_ULLONG => {
             // SAFETY: as above.
-            stats.numbers.insert(name, unsafe { value.ul });
+            numbers.insert(name, unsafe { value.ul });
         }
         sys::VIR_TYPED_PARAM_STRING => {
             // SAFETY: as above; a string parameter is null or a C string that lives as long as the record.
@@ -96,16 +134,16 @@ fn read(parameter: &sys::virTypedParameter, stats: &mut DomainStats) {
                 }
             };
             if let Some(text) = text {
-                stats.texts.insert(name, text);
+                texts.insert(name, text);
             }
         }
         _ => {}
     }
 }
 
-fn insert(stats: &mut DomainStats, name: String, value: i64) {
+fn insert(numbers: &mut Numbers, name: String, value: i64) {
     if let Ok(value) = u64::try_from(value) {
-        stats.numbers.insert(name, value);
+        numbers.insert(name, value);
     }
 }
 

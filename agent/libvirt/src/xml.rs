@@ -1,7 +1,7 @@
 //! libvirt's documents: a guest, CHOM's mark on it, the network that guests are on. Pure.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chom_protocol::helper::GuestDefinition;
 use chom_protocol::host::Acceleration;
@@ -105,7 +105,8 @@ pub(crate) fn network_on_bridge() -> String {
 /// Machine q35 with virtio devices, the seed too: cloud kernels have no SATA driver. Only the CD-ROM drive, which is for
 /// installers of any system, is on SATA; it is always there, so that a medium can come and go while the guest runs.
 /// Caching on the host is off, so that what the guest flushed is on disk and host memory is not spent twice. The console
-/// is a terminal (`virsh console`) whose output virtlogd also writes to the log, and rotates.
+/// is a terminal that the agent opens (so does `virsh console`), and whose output virtlogd also writes to the log, and
+/// rotates. The screen is a socket where libvirt keeps its own.
 pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, String> {
     let seed = path(&guest.seed)?;
     let disks = guest.rescue.iter().chain([&guest.disk]);
@@ -163,6 +164,12 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
     <console type='pty'>
       <target type='serial' port='0'/>
     </console>
+    <graphics type='vnc'>
+      <listen type='socket'/>
+    </graphics>
+    <video>
+      <model type='vga' vram='16384' heads='1'/>
+    </video>
     <channel type='unix'>
       <target type='virtio' name='org.qemu.guest_agent.0'/>
     </channel>
@@ -269,6 +276,28 @@ fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     None
 }
 
+/// The terminal of a running guest's console and the socket of its screen, in its live document.
+pub(crate) fn sockets(live: &str) -> (Option<PathBuf>, Option<PathBuf>) {
+    let inside = |begin: &str, end: &str| live.split_once(begin)?.1.split_once(end).map(|(inside, _)| inside);
+    let of = |element: Option<&str>, tag: &str, name: &str| {
+        let at = element?.find(tag)?;
+        attribute(&element?[at..], name).map(unescape)
+    };
+    let serial = inside("<serial type='pty'", "</serial>");
+    let graphics = inside("<graphics ", "</graphics>");
+    (of(serial, "<source ", "path"), of(graphics, "<listen type='socket'", "socket"))
+}
+
+/// A path as libvirt wrote it into an attribute.
+fn unescape(text: &str) -> PathBuf {
+    let mut text = text.to_owned();
+    for (escaped, plain) in [("&lt;", "<"), ("&gt;", ">"), ("&apos;", "'"), ("&quot;", "\""), ("&amp;", "&")]
+    {
+        text = text.replace(escaped, plain);
+    }
+    text.into()
+}
+
 /// A path as text of an attribute.
 fn path(path: &Path) -> Result<String, String> {
     let text = path.to_str().ok_or_else(|| format!("the path `{}` is not UTF-8", path.display()))?;
@@ -299,8 +328,6 @@ fn escape(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use chom_protocol::Bytes;
     use expect_test::expect;
 
@@ -388,6 +415,12 @@ mod tests {
                 <console type='pty'>
                   <target type='serial' port='0'/>
                 </console>
+                <graphics type='vnc'>
+                  <listen type='socket'/>
+                </graphics>
+                <video>
+                  <model type='vga' vram='16384' heads='1'/>
+                </video>
                 <channel type='unix'>
                   <target type='virtio' name='org.qemu.guest_agent.0'/>
                 </channel>
@@ -532,6 +565,17 @@ mod tests {
             let guest = GuestDefinition { seed: bad.into(), ..guest() };
             assert!(domain(&guest, &blank()).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn sockets_are_found_in_a_live_document_and_only_there() {
+        let live = "<domain><devices><channel type='unix'>\n<source mode='bind' path='/run/agent'/>\n</channel>\
+            <serial type='pty'>\n<source path='/dev/pts/3'/>\n<log file='/l'/></serial>\
+            <console type='pty' tty='/dev/pts/4'><source path='/dev/pts/4'/></console>\
+            <graphics type='vnc' socket='/q/a&amp;b.sock'>\n<listen type='socket' socket='/q/a&amp;b.sock'/>\n</graphics>";
+        assert_eq!(sockets(live), (Some("/dev/pts/3".into()), Some("/q/a&b.sock".into())));
+        let older = "<serial type='file'><source path='/log'/></serial><graphics type='spice'/>";
+        assert_eq!(sockets(older), (None, None));
     }
 
     #[test]

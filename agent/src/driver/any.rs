@@ -4,14 +4,17 @@ use std::path::Path;
 
 use chom_protocol::VpsId;
 use chom_protocol::host::EngineStatus;
+use chom_protocol::link::tunnel::{Secret, TerminalSize};
 use chom_protocol::sample::Point;
-use chom_protocol::vps::{Sha256, VpsSpec};
+use chom_protocol::vps::{GuestFacts, Sha256, VpsSpec};
+
+use tokio::sync::watch;
 
 use super::fake::FakeDriver;
 use super::incus::IncusDriver;
 use super::libvirt::{LibvirtDriver, SharedNetwork};
 use super::snapshot::SnapshotName;
-use super::{Driver, DriverError, Observed};
+use super::{Driver, DriverError, Observed, Pipe};
 
 /// One of the engines.
 #[derive(Debug)]
@@ -97,6 +100,26 @@ impl Driver for AnyDriver {
 
     async fn measure(&self) -> Result<Vec<Point>, DriverError> {
         each!(self, driver => driver.measure().await)
+    }
+
+    async fn console(
+        &self,
+        vps: VpsId,
+        size: watch::Receiver<TerminalSize>,
+    ) -> Result<Box<dyn Pipe>, DriverError> {
+        each!(self, driver => driver.console(vps, size).await)
+    }
+
+    async fn screen(&self, vps: VpsId) -> Result<Box<dyn Pipe>, DriverError> {
+        each!(self, driver => driver.screen(vps).await)
+    }
+
+    async fn facts(&self, vps: VpsId) -> Result<GuestFacts, DriverError> {
+        each!(self, driver => driver.facts(vps).await)
+    }
+
+    async fn set_password(&self, vps: VpsId, user: &str, password: &Secret) -> Result<(), DriverError> {
+        each!(self, driver => driver.set_password(vps, user, password).await)
     }
 
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {

@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use chom_protocol::helper::{GuestDefinition, ObservedGuest};
 use chom_protocol::host::{Acceleration, EngineStatus};
+use chom_protocol::link::tunnel::{Secret, TerminalSize};
 use chom_protocol::sample::{Metric, Point};
-use chom_protocol::vps::{CloneSource, Engine, Sha256, SnapshotStatus, VpsSpec, VpsState};
+use chom_protocol::vps::{CloneSource, Engine, GuestFacts, Sha256, SnapshotStatus, VpsSpec, VpsState};
 use chom_protocol::{Bytes, UnixMillis, VpsId};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 
 use super::snapshot::{SnapshotName, Snapshots};
-use super::{Driver, DriverError, Observed};
+use super::{Driver, DriverError, Observed, Pipe};
 use crate::clock;
 use crate::durable::{SealedError, read_sealed, write_sealed};
 
@@ -47,6 +50,10 @@ pub enum Call {
     DeleteSnapshot,
     /// `measure`.
     Measure,
+    /// `console` and `screen`.
+    Console,
+    /// `set_password`.
+    SetPassword,
 }
 
 /// What goes wrong with a call, until it is taken back.
@@ -121,6 +128,10 @@ pub struct World {
     pub latency: Duration,
     /// Every call that changed something, in order.
     pub journal: Vec<(Call, VpsId)>,
+    /// What guests say of themselves.
+    pub facts: BTreeMap<VpsId, GuestFacts>,
+    /// What passwords were set, by a digest: of which VPS and user.
+    pub passwords: BTreeMap<(VpsId, String), Sha256>,
     file: Option<PathBuf>,
 }
 
@@ -129,6 +140,8 @@ pub const HISTORY_EXTENSION: &str = "history";
 /// Of the file beside a world's own that says, a line each, what goes wrong in an agent that is a process: `start fails`,
 /// `start hangs`, or `start breaks`: it is done, and said to have failed.
 pub const FAULTS_EXTENSION: &str = "faults";
+/// What an echo holds before somebody reads it.
+const ECHO_BYTES_MAX: usize = 64 * 1024;
 /// Most entries of the journal, so that a long simulation does not grow.
 const JOURNAL_ENTRIES_MAX: usize = 10_000;
 
@@ -195,6 +208,13 @@ impl World {
         }
     }
 
+    fn running(&self, vps: VpsId) -> Result<(), DriverError> {
+        match self.guests.get(&vps) {
+            Some(guest) if guest.state == VpsState::Running => Ok(()),
+            _ => Err(DriverError::lasting(format!("VPS {vps} is off: start it first"))),
+        }
+    }
+
     fn guest(&mut self, vps: VpsId) -> Result<&mut FakeGuest, DriverError> {
         self.guests
             .get_mut(&vps)
@@ -241,6 +261,15 @@ impl FakeDriver {
     /// The world, to look at it or to change it behind the agent's back.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says something first, then whatever it hears.
+    async fn echo(&self, vps: VpsId, first: &str) -> Result<Box<dyn Pipe>, DriverError> {
+        self.world().running(vps)?;
+        let (read, mut write) = tokio::io::simplex(ECHO_BYTES_MAX);
+        let said = write.write_all(first.as_bytes()).await;
+        said.map_err(|error| DriverError::passing(error.to_string()))?;
+        Ok(Box::new(tokio::io::join(read, write)))
     }
 
     async fn enter(&self, call: Call, vps: Option<VpsId>) -> Result<(), DriverError> {
@@ -471,6 +500,36 @@ impl Driver for FakeDriver {
                 [point(Metric::VpsCpuSeconds, vps, guest.starts as f64), point(Metric::VpsMemory, vps, 128e6)]
             })
             .collect())
+    }
+
+    async fn console(
+        &self,
+        vps: VpsId,
+        size: watch::Receiver<TerminalSize>,
+    ) -> Result<Box<dyn Pipe>, DriverError> {
+        self.enter(Call::Console, Some(vps)).await?;
+        let TerminalSize { columns, rows } = *size.borrow();
+        self.echo(vps, &format!("fake console of {vps}, {columns}x{rows}\r\n")).await
+    }
+
+    async fn screen(&self, vps: VpsId) -> Result<Box<dyn Pipe>, DriverError> {
+        self.enter(Call::Console, Some(vps)).await?;
+        self.echo(vps, "RFB 003.008\n").await
+    }
+
+    async fn facts(&self, vps: VpsId) -> Result<GuestFacts, DriverError> {
+        let world = self.world();
+        let silent = || DriverError::passing(format!("nobody inside VPS {vps} answers"));
+        world.facts.get(&vps).cloned().ok_or_else(silent)
+    }
+
+    async fn set_password(&self, vps: VpsId, user: &str, password: &Secret) -> Result<(), DriverError> {
+        self.enter(Call::SetPassword, Some(vps)).await?;
+        let mut world = self.world();
+        world.running(vps)?;
+        let digest = Sha256::of(password.reveal().as_bytes());
+        world.passwords.insert((vps, user.to_owned()), digest);
+        Ok(())
     }
 
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {

@@ -254,6 +254,9 @@ pub(crate) fn name(request: &HelperRequest) -> &'static str {
         HelperRequest::PowerOff { .. } => "PowerOff",
         HelperRequest::Undefine { .. } => "Undefine",
         HelperRequest::Snapshot { .. } => "Snapshot",
+        HelperRequest::Sockets { .. } => "Sockets",
+        HelperRequest::Facts { .. } => "Facts",
+        HelperRequest::SetPassword { .. } => "SetPassword",
         HelperRequest::Measure => "Measure",
         HelperRequest::Network => "Network",
     }

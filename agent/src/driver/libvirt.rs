@@ -1,22 +1,30 @@
 //! The libvirt driver: a VPS's files by `disk`, its guest by the helper process. Decides nothing about what should be.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, SnapshotChange};
 use chom_protocol::host::EngineStatus;
+use chom_protocol::link::tunnel::{Secret, TerminalSize};
 use chom_protocol::sample::Point;
-use chom_protocol::vps::{CloneSource, Engine, Sha256, VpsSpec};
+use chom_protocol::vps::{CloneSource, Engine, GuestFacts, Sha256, VpsSpec};
 use chom_protocol::{Bytes, VpsId};
+use nix::fcntl::OFlag;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::acceleration::Verdict;
 use super::disk::{DiskError, Disks, VpsFiles};
 use super::helper::{Helper, HelperError};
 use super::snapshot::{SnapshotName, Snapshots};
-use super::{Driver, DriverError, Observed};
+use super::{Driver, DriverError, Observed, Pipe};
 use crate::image::ImageCache;
 
 /// The package that has the helper.
@@ -25,6 +33,12 @@ const PACKAGE: &str = "chom-agent-libvirt";
 const OBSERVE_SECONDS_MAX: u64 = 60;
 /// Figures that take longer are of no use to the next sample.
 const MEASURE_SECONDS_MAX: u64 = 10;
+/// libvirt reads one document.
+const SOCKETS_SECONDS_MAX: u64 = 5;
+/// Four questions, each under the helper's own deadline; this one ends only a helper that hangs.
+const FACTS_SECONDS_MAX: u64 = 30;
+/// The agent in the guest has some seconds, see the helper.
+const PASSWORD_SECONDS_MAX: u64 = 20;
 /// A start waits for QEMU to come up; a power-off gives QEMU up to 30 s to write its caches.
 const ACTION_SECONDS_MAX: u64 = 90;
 /// QEMU counts the references of the whole disk; of a large one on a slow disk that takes minutes. The guest's own reads
@@ -95,6 +109,15 @@ impl LibvirtDriver {
         match self.ask(&request, ACTION_SECONDS_MAX).await? {
             HelperReply::Done => Ok(()),
             HelperReply::Off => Ok(self.disks.grow(files, wanted).await?),
+            _ => Err(unexpected(&request)),
+        }
+    }
+
+    /// Where console and screen of a guest that is on are.
+    async fn sockets(&self, vps: VpsId) -> Result<(Option<PathBuf>, Option<PathBuf>), DriverError> {
+        let request = HelperRequest::Sockets { vps };
+        match self.ask(&request, SOCKETS_SECONDS_MAX).await? {
+            HelperReply::Sockets { console, screen } => Ok((console, screen)),
             _ => Err(unexpected(&request)),
         }
     }
@@ -251,9 +274,62 @@ impl Driver for LibvirtDriver {
         }
     }
 
+    async fn console(
+        &self,
+        vps: VpsId,
+        _size: watch::Receiver<TerminalSize>,
+    ) -> Result<Box<dyn Pipe>, DriverError> {
+        let (console, _) = self.sockets(vps).await?;
+        let console = console.ok_or_else(|| not_there(vps, "console"))?;
+        open_terminal(&console).map_err(|error| unreachable(vps, "console", &error))
+    }
+
+    async fn screen(&self, vps: VpsId) -> Result<Box<dyn Pipe>, DriverError> {
+        let (_, screen) = self.sockets(vps).await?;
+        let screen = screen.ok_or_else(|| not_there(vps, "screen"))?;
+        match UnixStream::connect(&screen).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(unreachable(vps, "screen", &error)),
+        }
+    }
+
+    async fn facts(&self, vps: VpsId) -> Result<GuestFacts, DriverError> {
+        let request = HelperRequest::Facts { vps };
+        match self.ask(&request, FACTS_SECONDS_MAX).await? {
+            HelperReply::Facts(facts) => Ok(*facts),
+            _ => Err(unexpected(&request)),
+        }
+    }
+
+    async fn set_password(&self, vps: VpsId, user: &str, password: &Secret) -> Result<(), DriverError> {
+        let request = HelperRequest::SetPassword { vps, user: user.to_owned(), password: password.clone() };
+        match self.ask(&request, PASSWORD_SECONDS_MAX).await? {
+            HelperReply::Done => Ok(()),
+            _ => Err(unexpected(&request)),
+        }
+    }
+
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
         self.guest(spec).digest().ok()
     }
+}
+
+/// Opens the host's end of a serial console. QEMU looks once a second whether somebody has it open.
+fn open_terminal(path: &Path) -> io::Result<Box<dyn Pipe>> {
+    let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let terminal = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
+    let reads = pipe::Receiver::from_file_unchecked(terminal.try_clone()?)?;
+    Ok(Box::new(tokio::io::join(reads, pipe::Sender::from_file_unchecked(terminal)?)))
+}
+
+fn not_there(vps: VpsId, what: &str) -> DriverError {
+    DriverError::lasting(format!(
+        "VPS {vps} was started by an older release, without a {what} to reach; restart it"
+    ))
+}
+
+fn unreachable(vps: VpsId, what: &str, error: &io::Error) -> DriverError {
+    DriverError::passing(format!("cannot reach the {what} of VPS {vps}: {error}"))
 }
 
 fn unexpected(request: &HelperRequest) -> DriverError {

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chom_protocol::link::tunnel::TUNNELS_PER_HOST_MAX;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, IdleTimeout, TransportConfig, VarInt};
 use tokio::time::timeout;
@@ -24,14 +25,14 @@ const RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
 const SEND_WINDOW_BYTES: u64 = 256 * 1024;
 /// Our certificates are small.
 const CRYPTO_BUFFER_BYTES: usize = 16 * 1024;
-/// Streams that the orchestrator may open: none until tunnels are built.
-const STREAMS_FROM_ORCHESTRATOR_MAX: u32 = 0;
+/// Streams that the orchestrator may open: tunnels, and a resize beside them. Small, so the cast loses nothing.
+const STREAMS_FROM_ORCHESTRATOR_MAX: u32 = TUNNELS_PER_HOST_MAX as u32 + 2;
 
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_FROM_ORCHESTRATOR_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_FROM_ORCHESTRATOR_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chom_protocol::link::codec::{self, DecodeError, EncodeError, HEADER_BYTES};
+use chom_protocol::link::codec::{self, DecodeError, EncodeError, HEADER_BYTES, Message};
 use chom_protocol::link::{ToAgent, ToOrchestrator};
 use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
 use tokio::time::timeout;
@@ -46,7 +46,7 @@ pub enum FrameError {
 }
 
 /// Sends one message.
-pub(super) async fn send(stream: &mut SendStream, message: &ToOrchestrator) -> Result<(), FrameError> {
+pub(crate) async fn send(stream: &mut SendStream, message: &impl Message) -> Result<(), FrameError> {
     let frame = codec::encode(message).map_err(FrameError::Encode)?;
     match timeout(ANSWER_SECONDS_MAX, stream.write_all(&frame)).await {
         Ok(written) => written.map_err(FrameError::Write),
@@ -55,14 +55,14 @@ pub(super) async fn send(stream: &mut SendStream, message: &ToOrchestrator) -> R
 }
 
 /// The next message, however long it takes to begin; none where the stream ends. Not cancel-safe.
-pub(super) async fn wait(stream: &mut RecvStream) -> Result<Option<ToAgent>, FrameError> {
+pub(super) async fn wait<M: Message>(stream: &mut RecvStream) -> Result<Option<M>, FrameError> {
     let mut header = [0; HEADER_BYTES];
     match stream.read_exact(&mut header).await {
         Ok(()) => {}
         Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
         Err(error) => return Err(FrameError::Read(error)),
     }
-    let length = codec::payload_length::<ToAgent>(header).map_err(FrameError::Decode)?;
+    let length = codec::payload_length::<M>(header).map_err(FrameError::Decode)?;
     let mut payload = vec![0; length];
     match timeout(ANSWER_SECONDS_MAX, stream.read_exact(&mut payload)).await {
         Ok(read) => read.map_err(FrameError::Read)?,
@@ -71,8 +71,13 @@ pub(super) async fn wait(stream: &mut RecvStream) -> Result<Option<ToAgent>, Fra
     codec::decode(&payload).map(Some).map_err(FrameError::Decode)
 }
 
-/// The next message, which is due.
+/// The next message, which is an answer.
 pub(super) async fn answer(stream: &mut RecvStream) -> Result<ToAgent, FrameError> {
+    due(stream).await
+}
+
+/// The next message, which is due.
+pub(crate) async fn due<M: Message>(stream: &mut RecvStream) -> Result<M, FrameError> {
     match timeout(ANSWER_SECONDS_MAX, wait(stream)).await {
         Ok(Ok(Some(message))) => Ok(message),
         Ok(Ok(None)) => Err(FrameError::Ended),
@@ -95,7 +100,7 @@ pub(super) async fn report(
     let _ = out.finish();
     let answered = answer(&mut back).await?;
     // Read to its end: a stream that is dropped before is told to stop, which costs both sides a packet with every report.
-    match timeout(ANSWER_SECONDS_MAX, wait(&mut back)).await {
+    match timeout(ANSWER_SECONDS_MAX, wait::<ToAgent>(&mut back)).await {
         Ok(Ok(None)) => {}
         Ok(Ok(Some(_))) => return Err(FrameError::Unexpected { stream }.into()),
         Ok(Err(error)) => return Err(error.into()),

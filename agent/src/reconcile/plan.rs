@@ -377,6 +377,7 @@ fn status_of(input: &Input<'_>, id: VpsId, guest: Option<&ObservedGuest>, state:
         progress: None,
         traffic: None,
         snapshots: snapshots_of(input, id).map(|snapshots| snapshots.kept.clone()),
+        guest: None,
     }
 }
 

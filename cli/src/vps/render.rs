@@ -1,5 +1,7 @@
 //! ◆ How VPSs look. What cannot be seen is said to be unknown, with what it last was and how old that is.
 
+use chom_protocol::Bytes;
+use chom_protocol::api::guest::GuestView;
 use chom_protocol::api::hosts::HostView;
 use chom_protocol::api::vps_servers::{CreatePlan, VpsAccepted, VpsView};
 use chom_protocol::vps::{Power, VpsState};
@@ -137,6 +139,21 @@ pub(super) fn accepted(accepted: &VpsAccepted, view: &View) -> String {
     table.render(view, "")
 }
 
+/// What is known from inside it.
+fn inside(details: &mut Details, guest: &GuestView, view: &View) {
+    let said = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+    details.line("Inside", format!("{}, {}", said(&guest.hostname), said(&guest.os)));
+    details.line("Inside kernel", said(&guest.kernel));
+    let addresses = guest.addresses.as_ref().map_or_else(|| "unknown".to_owned(), |all| joined(all));
+    details.line("Inside addresses", addresses);
+    let bytes = |of: Option<Bytes>| of.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string());
+    for system in guest.file_systems.iter().flatten() {
+        let (used, size) = (bytes(system.used_bytes), bytes(system.size_bytes));
+        details.line("Inside disk", format!("{} {}: {used} of {size} used", system.mount, system.kind));
+    }
+    details.line("Inside seen", moment(&guest.seen_at, view.now));
+}
+
 /// All about one VPS.
 pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String {
     let mut details = Details::default();
@@ -166,6 +183,9 @@ pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String 
         details.line("CD-ROM", medium);
     }
     details.line("Addresses", joined(&vps.addresses));
+    if let Some(guest) = &vps.observed.guest {
+        inside(&mut details, guest, view);
+    }
     details.line("Guest shutdown", word(&vps.guest_shutdown));
     details.line("On hold", yes_no(vps.hold));
     for held in &vps.suspensions {

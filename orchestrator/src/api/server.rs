@@ -133,7 +133,7 @@ async fn serve_requests(
             async move { answer.await.map(|response| response.map(|body| holding(body, held))) }
         })
     };
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(Whole::new(stream)), service));
+    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(Whole::new(stream)), service));
     tokio::select! {
         ended = serving.as_mut() => return ended,
         () = stop.cancelled() => {}

@@ -15,17 +15,18 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chom_protocol::api::Problem;
 use chom_protocol::{TokenId, UnixMillis};
+use chom_supervise::Supervisor;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::envelope::SECURITY_HEADERS;
 use super::{App, router};
 use crate::clock;
+use crate::console::Consoles;
 use crate::fleet::Fleet;
 use crate::fleet::rows::TokenRow;
 use crate::fleet::state::Table;
@@ -45,7 +46,7 @@ struct Api {
     router: Router,
     store: Arc<dyn Store>,
     images: Arc<ImageFolder>,
-    stop: CancellationToken,
+    stop: Supervisor,
     /// A good token, and one that has expired.
     token: String,
     expired: String,
@@ -84,6 +85,11 @@ fn notifier(fleet: &Fleet) -> Notifier {
     Notifier::new(fleet.clone(), Arc::new(MasterKey::create(&folder.path().join("key")).unwrap()))
 }
 
+/// Consoles of a fleet that no host is connected to.
+fn consoles(fleet: &Fleet, stop: &Supervisor) -> Consoles {
+    Consoles::new(fleet.clone(), Arc::default(), stop.clone())
+}
+
 impl Api {
     async fn new() -> Self {
         let folder = World::new().await.end().await;
@@ -96,12 +102,18 @@ impl Api {
             .put(TokenRow::key(&old.id), encode(&old).unwrap());
         store.commit(commit).await.unwrap();
         let world = World::start(folder, Arc::clone(&store), catalogue()).await;
-        let (stop, history) = (CancellationToken::new(), Arc::new(History::default()));
+        let (stop, history) = (Supervisor::new(), Arc::new(History::default()));
         let notifier = notifier(&world.fleet);
         let images = Arc::new(ImageFolder::new(world.folder.path()));
         images.take_rows(std::iter::empty()).unwrap();
-        let folder = Arc::clone(&images);
-        let app = App::new(world.fleet.clone(), Arc::clone(&store), history, notifier, folder, stop.clone());
+        let app = App::new(
+            world.fleet.clone(),
+            Arc::clone(&store),
+            history,
+            notifier,
+            Arc::clone(&images),
+            consoles(&world.fleet, &stop),
+        );
         Self { world, router: router(app), store, images, stop, token, expired }
     }
 
@@ -287,7 +299,7 @@ async fn a_handler_that_panics_is_answered_with_a_problem() {
         Arc::default(),
         notifier,
         Arc::new(ImageFolder::new(api.world.folder.path())),
-        api.stop.clone(),
+        consoles(&api.world.fleet, &api.stop),
     );
     let broken =
         Router::new().route("/broken", axum::routing::get(|| async { panic!("on purpose") as &str }));
@@ -354,7 +366,7 @@ async fn credentials_that_do_not_open_say_why() {
 async fn readiness_ends_before_the_process_does() {
     let api = Api::new().await;
     assert_eq!(api.get("/readyz").await.status, StatusCode::OK);
-    api.stop.cancel();
+    api.stop.stop().cancel();
     let answer = api.get("/readyz").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.problem().detail.contains("shutting down"));
@@ -402,7 +414,7 @@ async fn an_orchestrator_whose_store_has_failed_is_not_ready_and_says_what_to_do
         Arc::default(),
         notifier,
         Arc::new(ImageFolder::new(api.world.folder.path())),
-        api.stop.clone(),
+        consoles(&api.world.fleet, &api.stop),
     );
     let api = Api { router: router(app), ..api };
     let answer = api.get("/readyz").await;

@@ -259,7 +259,7 @@ fn changed<'a>(
 
 /// What of a VPS's status is worth storing.
 fn stored_vps_form(status: &VpsStatus) -> VpsStatus {
-    VpsStatus { progress: None, traffic: None, ..status.clone() }
+    VpsStatus { progress: None, traffic: None, guest: None, ..status.clone() }
 }
 
 /// What of a host's status is worth storing: not its VPSs, which have rows of their own, and nothing that changes all the time.

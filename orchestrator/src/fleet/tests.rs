@@ -255,6 +255,7 @@ pub(crate) fn seen(state: VpsState, start_count: u64) -> VpsStatus {
         progress: None,
         traffic: None,
         snapshots: Some(vec![]),
+        guest: None,
     }
 }
 

@@ -1,12 +1,13 @@
 //! Rows and observations as the API shows them. Pure; nothing that is not seen is shown as known.
 
 use chom_protocol::UnixMillis;
+use chom_protocol::api::guest::{GuestFileSystemView, GuestView};
 use chom_protocol::api::hosts::{CapacityView, EngineView, HostState, HostView, StrangerView, UsageView};
 use chom_protocol::api::operations::{OperationStep, OperationView};
 use chom_protocol::api::vps_servers::{ObservedVps, SuspensionView, VpsView};
 use chom_protocol::helper::GuestDefinition;
 use chom_protocol::host::HostStatus;
-use chom_protocol::vps::{Engine, VpsState};
+use chom_protocol::vps::{Engine, GuestFacts, GuestFileSystem, VpsState};
 
 use crate::clock::rfc3339;
 use crate::fleet::catalogue::Catalogue;
@@ -84,6 +85,23 @@ fn observed(
         problem: vps.and_then(|vps| vps.problem.clone()),
         progress: vps.and_then(|vps| vps.progress.clone()),
         restart_needed: vps.is_some_and(|vps| vps.restart_needed),
+        guest: vps.filter(|_| seen).and_then(|vps| vps.guest.as_deref()).map(guest),
+    }
+}
+
+fn guest(facts: &GuestFacts) -> GuestView {
+    let GuestFacts { seen_at, hostname, os, kernel, addresses, file_systems } = facts;
+    let file_system = |of: &GuestFileSystem| {
+        let GuestFileSystem { mount, kind, size, used } = of;
+        GuestFileSystemView { mount: mount.clone(), kind: kind.clone(), size_bytes: *size, used_bytes: *used }
+    };
+    GuestView {
+        seen_at: rfc3339(*seen_at),
+        hostname: hostname.clone(),
+        os: os.clone(),
+        kernel: kernel.clone(),
+        addresses: addresses.clone(),
+        file_systems: file_systems.as_ref().map(|all| all.iter().map(file_system).collect()),
     }
 }
 

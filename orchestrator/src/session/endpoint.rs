@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chom_certs::renew::two_thirds;
 use chom_protocol::UnixMillis;
+use chom_protocol::link::tunnel::TUNNELS_PER_HOST_MAX;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
@@ -21,8 +22,8 @@ use crate::fleet::authority::Authorities;
 const STREAMS_PER_AGENT_MAX: u32 = 8;
 /// Unread bytes of one stream that are buffered.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// Unread bytes of one connection that are buffered.
-const RECEIVE_WINDOW_BYTES: u32 = 256 * 1024;
+/// Unread bytes of one connection that are buffered: every stream's, so that a screen which nobody reads holds up no report.
+const RECEIVE_WINDOW_BYTES: u32 = (STREAMS_PER_AGENT_MAX + TUNNELS_PER_HOST_MAX as u32) * STREAM_WINDOW_BYTES;
 /// Unsent bytes of one connection that are buffered; with 20 ms to a host that is 12 MB/s for an image.
 const SEND_WINDOW_BYTES: u64 = 256 * 1024;
 /// TLS messages of one handshake; a certificate chain of ours has under 2 KiB.

@@ -81,6 +81,11 @@ impl Sessions {
         }
     }
 
+    /// The live connection of a host.
+    pub(super) fn connection(&self, host: HostId) -> Option<Connection> {
+        self.entries().get(&host).and_then(|entry| entry.current.clone())
+    }
+
     /// How many hosts are connected.
     #[must_use]
     pub fn connected(&self) -> usize {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::guest::GuestView;
 use crate::api::hosts::Labels;
 use crate::api::operations::OperationView;
 use crate::id::{HostId, Name, VpsId};
@@ -145,6 +146,9 @@ pub struct ObservedVps {
     pub progress: Option<String>,
     /// A part of what is wanted waits for its next start.
     pub restart_needed: bool,
+    /// What is known from inside it; `null` while nobody inside answers, or its host cannot be seen.
+    #[serde(default)]
+    pub guest: Option<GuestView>,
 }
 
 /// A VPS.

@@ -30,6 +30,10 @@ pub enum FrameKind {
     HelperRequest = 3,
     /// Helper to agent.
     HelperReply = 4,
+    /// Orchestrator to agent, first on a tunnel.
+    TunnelRequest = 5,
+    /// Agent to orchestrator, its answer there.
+    TunnelReply = 6,
 }
 
 /// What can be framed.

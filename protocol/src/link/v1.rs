@@ -17,6 +17,7 @@ mod network;
 mod sample;
 mod spec;
 mod status;
+mod tunnel;
 mod value;
 
 use bincode::enc::write::{SizeWriter, Writer};
@@ -28,6 +29,7 @@ use crate::host::HostSpec;
 use crate::link::codec::{
     DecodeError, EncodeError, FRAME_BYTES_MAX, FrameKind, Message, from_bytes, to_bytes,
 };
+use crate::link::tunnel::{TunnelReply, TunnelRequest};
 use crate::link::{SpecBegin, SpecPart, ToAgent, ToOrchestrator};
 use crate::vps::Sha256;
 
@@ -74,6 +76,30 @@ impl Message for ToAgent {
 
     fn from_payload(payload: &[u8]) -> Result<Self, DecodeError> {
         from_bytes::<message::ToAgent>(payload)?.try_into()
+    }
+}
+
+impl Message for TunnelRequest {
+    const KIND: FrameKind = FrameKind::TunnelRequest;
+
+    fn to_payload(&self) -> Result<Vec<u8>, EncodeError> {
+        to_bytes(&tunnel::TunnelRequest::from(self))
+    }
+
+    fn from_payload(payload: &[u8]) -> Result<Self, DecodeError> {
+        from_bytes::<tunnel::TunnelRequest>(payload)?.try_into()
+    }
+}
+
+impl Message for TunnelReply {
+    const KIND: FrameKind = FrameKind::TunnelReply;
+
+    fn to_payload(&self) -> Result<Vec<u8>, EncodeError> {
+        to_bytes(&tunnel::TunnelReply::from(self))
+    }
+
+    fn from_payload(payload: &[u8]) -> Result<Self, DecodeError> {
+        from_bytes::<tunnel::TunnelReply>(payload).map(Into::into)
     }
 }
 

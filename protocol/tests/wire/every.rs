@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest, SnapshotChange};
 use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus, Inventory};
 use chom_protocol::job::{Job, JobKind, JobOutcome, JobResult};
+use chom_protocol::link::tunnel::{Secret, TerminalSize, TunnelReply, TunnelRequest};
 use chom_protocol::link::v1::spec_parts;
 use chom_protocol::link::{FleetInfo, Hello, Standing, ToAgent, ToOrchestrator};
 use chom_protocol::network::{
@@ -13,11 +14,13 @@ use chom_protocol::network::{
 };
 use chom_protocol::sample::{Metric, Point, Sample};
 use chom_protocol::vps::{
-    AddressPrefix, BlobReference, CloneSource, Engine, ForeignGuest, GuestShutdown, ImageFormat,
-    ImageReference, IsoMedium, NetworkInterface, Power, Sha256, SnapshotStatus, Suspension, Tombstone,
-    VpsSpec, VpsState, VpsStatus,
+    AddressPrefix, BlobReference, CloneSource, Engine, ForeignGuest, GuestFacts, GuestFileSystem,
+    GuestShutdown, ImageFormat, ImageReference, IsoMedium, NetworkInterface, Power, Sha256, SnapshotStatus,
+    Suspension, Tombstone, VpsSpec, VpsState, VpsStatus,
 };
-use chom_protocol::{BootId, Bytes, Generation, HostId, InstanceId, JobId, SnapshotId, UnixMillis, VpsId};
+use chom_protocol::{
+    BootId, Bytes, Generation, HostId, InstanceId, JobId, SnapshotId, TunnelId, UnixMillis, VpsId,
+};
 
 /// A UUID of version 7 that ends with `number`.
 fn uuid(number: u16) -> uuid::Uuid {
@@ -269,6 +272,26 @@ pub(crate) fn vps_status(state: VpsState) -> VpsStatus {
             VpsState::Stopped => Some(vec![]),
             _ => None,
         },
+        guest: (state == VpsState::Running).then(|| Box::new(facts())),
+    }
+}
+
+fn facts() -> GuestFacts {
+    GuestFacts {
+        seen_at: UnixMillis(1_795_391_999_000),
+        hostname: Some("vps-1".to_owned()),
+        os: Some("Debian GNU/Linux 12 (bookworm)".to_owned()),
+        kernel: None,
+        addresses: Some(vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()]),
+        file_systems: Some(vec![
+            GuestFileSystem {
+                mount: "/".to_owned(),
+                kind: "ext4".to_owned(),
+                size: Some(Bytes::gib(10)),
+                used: Some(Bytes::gib(2)),
+            },
+            GuestFileSystem { mount: "/proc".to_owned(), kind: "proc".to_owned(), size: None, used: None },
+        ]),
     }
 }
 
@@ -407,6 +430,25 @@ pub(crate) fn every_to_agent() -> Vec<(&'static str, ToAgent)> {
     ]
 }
 
+pub(crate) fn every_tunnel_request() -> Vec<(&'static str, TunnelRequest)> {
+    let (vps, tunnel) = (vps_id(1), TunnelId::new(uuid(0x70)));
+    let password = Secret::new("correct-horse-battery".to_owned());
+    vec![
+        ("console", TunnelRequest::Console { tunnel, vps, size: TerminalSize::default() }),
+        ("resize", TunnelRequest::Resize { tunnel, size: TerminalSize { columns: 300, rows: 2 } }),
+        ("vnc", TunnelRequest::Vnc { vps }),
+        ("set-password", TunnelRequest::SetPassword { vps, user: "root".to_owned(), password }),
+    ]
+}
+
+pub(crate) fn every_tunnel_reply() -> Vec<(&'static str, TunnelReply)> {
+    vec![
+        ("opened", TunnelReply::Opened),
+        ("done", TunnelReply::Done),
+        ("refused", TunnelReply::Refused { problem: "VPS is off: start it".to_owned(), retryable: true }),
+    ]
+}
+
 pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
     let vps = vps_id(1);
     vec![
@@ -442,6 +484,13 @@ pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
             name: "chom-9".to_owned(),
             change: SnapshotChange::Take,
         },
+        HelperRequest::Sockets { vps },
+        HelperRequest::Facts { vps },
+        HelperRequest::SetPassword {
+            vps,
+            user: "root".to_owned(),
+            password: Secret::new("hunter2".to_owned()),
+        },
         HelperRequest::Measure,
         HelperRequest::Network,
     ]
@@ -465,6 +514,8 @@ pub(crate) fn every_helper_reply() -> Vec<HelperReply> {
         },
         HelperReply::Done,
         HelperReply::Off,
+        HelperReply::Sockets { console: Some("/dev/pts/3".into()), screen: None },
+        HelperReply::Facts(Box::new(facts())),
         HelperReply::Measured { points: points() },
         HelperReply::Failed { problem: "no such domain".to_owned(), retryable: true },
     ]

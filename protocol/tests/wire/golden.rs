@@ -12,7 +12,7 @@ use chom_protocol::link::codec::{
     DecodeError, FRAME_BYTES_MAX, HEADER_BYTES, Message, decode, encode, payload_length,
 };
 
-use super::every::{every_to_agent, every_to_orchestrator};
+use super::every::{every_to_agent, every_to_orchestrator, every_tunnel_reply, every_tunnel_request};
 
 const BYTES_PER_LINE: usize = 32;
 
@@ -61,15 +61,28 @@ fn golden_bytes_are_read_and_written_by_this_release() {
     for (name, message) in every_to_agent() {
         check("to-agent", name, &message);
     }
+    for (name, message) in every_tunnel_request() {
+        check("tunnel-request", name, &message);
+    }
+    for (name, message) in every_tunnel_reply() {
+        check("tunnel-reply", name, &message);
+    }
 }
 
 #[test]
 fn every_golden_file_belongs_to_a_message() {
-    let to_orchestrator = every_to_orchestrator();
-    let to_orchestrator = to_orchestrator.iter().map(|(name, _)| format!("to-orchestrator.{name}.hex"));
-    let to_agent = every_to_agent();
-    let to_agent = to_agent.iter().map(|(name, _)| format!("to-agent.{name}.hex"));
-    let known: BTreeSet<_> = to_orchestrator.chain(to_agent).collect();
+    let names = |direction: &str, names: Vec<&'static str>| {
+        names.into_iter().map(|name| format!("{direction}.{name}.hex")).collect::<Vec<_>>()
+    };
+    let known: BTreeSet<_> = [
+        names("to-orchestrator", every_to_orchestrator().into_iter().map(|(name, _)| name).collect()),
+        names("to-agent", every_to_agent().into_iter().map(|(name, _)| name).collect()),
+        names("tunnel-request", every_tunnel_request().into_iter().map(|(name, _)| name).collect()),
+        names("tunnel-reply", every_tunnel_reply().into_iter().map(|(name, _)| name).collect()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let files: BTreeSet<_> = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -95,6 +108,12 @@ fn every_variant_has_its_golden_file() {
         &every_to_orchestrator().into_iter().map(|(_, message)| message).collect::<Vec<_>>(),
     );
     every_variant_is_golden(&every_to_agent().into_iter().map(|(_, message)| message).collect::<Vec<_>>());
+    every_variant_is_golden(
+        &every_tunnel_request().into_iter().map(|(_, message)| message).collect::<Vec<_>>(),
+    );
+    every_variant_is_golden(
+        &every_tunnel_reply().into_iter().map(|(_, message)| message).collect::<Vec<_>>(),
+    );
 }
 
 #[test]

@@ -5,18 +5,19 @@ use std::fmt::Debug;
 use chom_protocol::helper::{HelperReply, HelperRequest};
 use chom_protocol::host::HostSpec;
 use chom_protocol::link::codec::{DecodeError, FRAME_BYTES_MAX, Message, decode, encode};
+use chom_protocol::link::tunnel::{Secret, TerminalSize, TunnelReply, TunnelRequest};
 use chom_protocol::link::v1::spec_parts;
 use chom_protocol::link::{FleetInfo, SpecBegin, SpecPart, Standing, ToAgent, ToOrchestrator};
 use chom_protocol::sample::{Metric, Point, Sample};
 use chom_protocol::vps::VpsSpec;
-use chom_protocol::{BootId, UnixMillis};
+use chom_protocol::{BootId, TunnelId, UnixMillis};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::counting::peak_bytes;
 use super::every::{
     crowded_status, every_helper_reply, every_helper_request, every_to_agent, every_to_orchestrator,
-    host_spec, job_id, plain_vps, vps_id,
+    every_tunnel_reply, every_tunnel_request, host_spec, job_id, plain_vps, vps_id,
 };
 
 /// Most memory that one payload may cost while it is decoded: sixteen frames.
@@ -138,6 +139,14 @@ fn to_agent() -> Vec<ToAgent> {
     every_to_agent().into_iter().map(|(_, message)| message).collect()
 }
 
+fn tunnel_requests() -> Vec<TunnelRequest> {
+    every_tunnel_request().into_iter().map(|(_, message)| message).collect()
+}
+
+fn tunnel_replies() -> Vec<TunnelReply> {
+    every_tunnel_reply().into_iter().map(|(_, message)| message).collect()
+}
+
 proptest! {
     #![proptest_config(config(4000))]
 
@@ -161,12 +170,23 @@ proptest! {
     }
 
     #[test]
+    fn mutated_first_frames_of_tunnels_end_well(
+        request in mutated(payloads(&tunnel_requests())),
+        reply in mutated(payloads(&tunnel_replies())),
+    ) {
+        decode_and_send_on::<TunnelRequest>(&request);
+        decode_and_send_on::<TunnelReply>(&reply);
+    }
+
+    #[test]
     fn random_bytes_end_well(variant in 0..32u8, bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         let bytes = [&[variant][..], &bytes].concat();
         decode_and_send_on::<ToOrchestrator>(&bytes);
         decode_and_send_on::<ToAgent>(&bytes);
         decode_frugally::<HelperRequest>(&bytes);
         decode_frugally::<HelperReply>(&bytes);
+        decode_and_send_on::<TunnelRequest>(&bytes);
+        decode_and_send_on::<TunnelReply>(&bytes);
     }
 }
 
@@ -196,6 +216,8 @@ fn truncations_trailing_bytes_and_hostile_lengths_at_every_place_are_refused_che
     walk::<ToAgent>(&payloads(&to_agent()));
     walk::<HelperRequest>(&payloads(&every_helper_request()));
     walk::<HelperReply>(&payloads(&every_helper_reply()));
+    walk::<TunnelRequest>(&payloads(&tunnel_requests()));
+    walk::<TunnelReply>(&payloads(&tunnel_replies()));
 }
 
 #[test]
@@ -328,6 +350,41 @@ fn a_bad_value_is_refused_by_the_name_of_its_field() {
         Welcome: ca_bundle: empty
         Renew: csr: empty
         Enrol: token: 1025 bytes; at most 1024 are allowed"#]].assert_eq(&said);
+}
+
+#[test]
+fn a_tunnel_takes_only_names_and_passwords_that_can_stand_on_one_line_and_shows_neither() {
+    let password = |user: &str, text: &str| TunnelRequest::SetPassword {
+        vps: vps_id(1),
+        user: user.to_owned(),
+        password: Secret::new(text.to_owned()),
+    };
+    let console = |columns| TunnelRequest::Console {
+        tunnel: TunnelId::new(job_id(1).uuid()),
+        vps: vps_id(1),
+        size: TerminalSize { columns, rows: 24 },
+    };
+    let said = [
+        refusal(&password("root:x", "good")),
+        refusal(&password("-rf", "good")),
+        refusal(&password("", "good")),
+        refusal(&password("root", "two\nroot:lines")),
+        refusal(&password("root", "")),
+        refusal(&password("root", &"p".repeat(129))),
+        refusal(&console(0)),
+        refusal(&console(2001)),
+    ];
+    expect_test::expect![[r#"
+        SetPassword: user: `root:x` is no name of a user (useradd(8))
+        SetPassword: user: `-rf` is no name of a user (useradd(8))
+        SetPassword: user: `` is no name of a user (useradd(8))
+        SetPassword: password: not 1 to 128 visible ASCII characters
+        SetPassword: password: not 1 to 128 visible ASCII characters
+        SetPassword: password: not 1 to 128 visible ASCII characters
+        size: 0x24 is no terminal of 1 to 2000 cells
+        size: 2001x24 is no terminal of 1 to 2000 cells"#]]
+    .assert_eq(&said.join("\n"));
+    assert!(!format!("{:?}", password("root", "hunter2")).contains("hunter2"));
 }
 
 #[test]

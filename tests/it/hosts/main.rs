@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod agent_dies;
+mod console;
 mod containers;
 mod debian;
 mod engine_fails;

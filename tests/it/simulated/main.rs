@@ -6,6 +6,7 @@ mod agent_killed;
 mod alerts;
 mod bad_input;
 mod certificates;
+mod console;
 mod fetched_image;
 mod forgotten;
 mod hostile;

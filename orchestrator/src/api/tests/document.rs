@@ -37,8 +37,10 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/ssh-keys
         GET /api/vps-servers
         GET /api/vps-servers/{vps}
+        GET /api/vps-servers/{vps}/console
         GET /api/vps-servers/{vps}/network
         GET /api/vps-servers/{vps}/snapshots
+        GET /api/vps-servers/{vps}/vnc
         GET /healthz
         GET /metrics
         GET /readyz
@@ -64,6 +66,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/vps-servers
         POST /api/vps-servers/{vps}/addresses
         POST /api/vps-servers/{vps}/clone
+        POST /api/vps-servers/{vps}/console-token
         POST /api/vps-servers/{vps}/hold
         POST /api/vps-servers/{vps}/iso
         POST /api/vps-servers/{vps}/network
@@ -72,6 +75,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/vps-servers/{vps}/rebuild
         POST /api/vps-servers/{vps}/rename
         POST /api/vps-servers/{vps}/rescue
+        POST /api/vps-servers/{vps}/reset-password
         POST /api/vps-servers/{vps}/resize
         POST /api/vps-servers/{vps}/restart
         POST /api/vps-servers/{vps}/resume

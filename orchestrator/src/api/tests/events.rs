@@ -144,6 +144,6 @@ async fn streams_end_when_the_orchestrator_does() {
     let api = Api::new().await;
     let (mut stream, _) = Stream::open(&api, "", None).await;
     stream.read().await.unwrap();
-    api.stop.cancel();
+    api.stop.stop().cancel();
     assert_eq!(stream.read().await, None);
 }

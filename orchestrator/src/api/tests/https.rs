@@ -88,7 +88,7 @@ async fn shutdown_ends_idle_connections_and_open_event_streams_and_takes_no_new_
     let mut begun = [0; 15];
     stream.read_exact(&mut begun).await.unwrap();
     assert_eq!(&begun, b"HTTP/1.1 200 OK");
-    served.api.stop.cancel();
+    served.api.stop.stop().cancel();
     served.tasks.shutdown(PATIENCE).await.unwrap();
     read_to_end(&mut stream).await;
     read_to_end(&mut idle).await;

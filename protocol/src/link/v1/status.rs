@@ -6,13 +6,13 @@ use uuid::Uuid;
 use super::list::List;
 use super::network::Traffic;
 use super::spec::{Engine, snapshot_id, twin};
-use super::value::{self, Id, TEXT_BYTES_MAX, bad, line};
+use super::value::{self, Address, Id, TEXT_BYTES_MAX, bad, line};
 use crate::host;
 use crate::id::{BootId, VpsId};
 use crate::link::SPEC_ITEMS_MAX;
 use crate::link::codec::DecodeError;
 use crate::units::{Bytes, UnixMillis};
-use crate::vps;
+use crate::vps::{self, GUEST_ADDRESSES_MAX, GUEST_FILE_SYSTEMS_MAX};
 
 const ITEMS_MAX: usize = SPEC_ITEMS_MAX as usize;
 /// More kinds of engine than there will be.
@@ -210,6 +210,7 @@ struct VpsStatus {
     progress: Option<String>,
     traffic: Option<Traffic>,
     snapshots: Option<List<Snapshot, SNAPSHOTS_MAX>>,
+    guest: Option<Box<GuestFacts>>,
 }
 
 impl VpsStatus {
@@ -225,6 +226,7 @@ impl VpsStatus {
             progress,
             traffic,
             snapshots,
+            guest,
         } = status;
         Self {
             state: (*state).into(),
@@ -239,6 +241,11 @@ impl VpsStatus {
             snapshots: snapshots
                 .as_ref()
                 .map(|snapshots| snapshots.iter().take(SNAPSHOTS_MAX).map(Snapshot::from).collect()),
+            // The first that goes where not all fits.
+            guest: guest
+                .as_ref()
+                .filter(|_| text_bytes_max == TEXT_BYTES_MAX)
+                .map(|facts| Box::new(GuestFacts::from(facts.as_ref()))),
         }
     }
 }
@@ -256,6 +263,7 @@ impl From<VpsStatus> for vps::VpsStatus {
             progress,
             traffic,
             snapshots,
+            guest,
         } = status;
         Self {
             state: state.into(),
@@ -268,6 +276,82 @@ impl From<VpsStatus> for vps::VpsStatus {
             progress: progress.map(|progress| line(&progress, TEXT_BYTES_MAX)),
             traffic: traffic.map(Into::into),
             snapshots: snapshots.map(|List(snapshots)| snapshots.into_iter().map(Into::into).collect()),
+            guest: guest.map(|facts| Box::new((*facts).into())),
+        }
+    }
+}
+
+/// Longest text that a guest says of itself; what it says is its tenant's to choose.
+const GUEST_TEXT_BYTES_MAX: usize = 128;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct GuestFacts {
+    seen_at: u64,
+    hostname: Option<String>,
+    os: Option<String>,
+    kernel: Option<String>,
+    addresses: Option<List<Address, GUEST_ADDRESSES_MAX>>,
+    file_systems: Option<List<GuestFileSystem, GUEST_FILE_SYSTEMS_MAX>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct GuestFileSystem {
+    mount: String,
+    kind: String,
+    size: Option<u64>,
+    used: Option<u64>,
+}
+
+fn guest_line(text: &str) -> String {
+    line(text, GUEST_TEXT_BYTES_MAX)
+}
+
+impl From<&vps::GuestFacts> for GuestFacts {
+    fn from(facts: &vps::GuestFacts) -> Self {
+        let vps::GuestFacts { seen_at, hostname, os, kernel, addresses, file_systems } = facts;
+        let file_system = |of: &vps::GuestFileSystem| {
+            let vps::GuestFileSystem { mount, kind, size, used } = of;
+            GuestFileSystem {
+                mount: guest_line(mount),
+                kind: guest_line(kind),
+                size: size.map(|bytes| bytes.0),
+                used: used.map(|bytes| bytes.0),
+            }
+        };
+        Self {
+            seen_at: seen_at.0,
+            hostname: hostname.as_deref().map(guest_line),
+            os: os.as_deref().map(guest_line),
+            kernel: kernel.as_deref().map(guest_line),
+            addresses: addresses
+                .as_ref()
+                .map(|all| all.iter().take(GUEST_ADDRESSES_MAX).map(|&address| address.into()).collect()),
+            file_systems: file_systems
+                .as_ref()
+                .map(|all| all.iter().take(GUEST_FILE_SYSTEMS_MAX).map(file_system).collect()),
+        }
+    }
+}
+
+impl From<GuestFacts> for vps::GuestFacts {
+    fn from(facts: GuestFacts) -> Self {
+        let GuestFacts { seen_at, hostname, os, kernel, addresses, file_systems } = facts;
+        let file_system = |of: GuestFileSystem| {
+            let GuestFileSystem { mount, kind, size, used } = of;
+            vps::GuestFileSystem {
+                mount: guest_line(&mount),
+                kind: guest_line(&kind),
+                size: size.map(Bytes),
+                used: used.map(Bytes),
+            }
+        };
+        Self {
+            seen_at: UnixMillis(seen_at),
+            hostname: hostname.as_deref().map(guest_line),
+            os: os.as_deref().map(guest_line),
+            kernel: kernel.as_deref().map(guest_line),
+            addresses: addresses.map(|all| all.0.into_iter().map(Into::into).collect()),
+            file_systems: file_systems.map(|all| all.0.into_iter().map(file_system).collect()),
         }
     }
 }
