@@ -271,6 +271,7 @@ impl Driver for IncusDriver {
             VpsState::Running => Ok(()),
             VpsState::Paused => self.switch(vps, "resume", "unfreeze", false).await,
             _ => {
+                network::remove_left_over(vps).await?;
                 if instance.is_behind_nat() {
                     network::ensure(&self.api, self.shared.as_ref()).await?;
                 }

@@ -80,8 +80,11 @@ impl Fleet {
     ) -> Result<Done<VpsAccepted>, FleetError> {
         let fleet = self.clone();
         self.mutate(caller, mark, move |decision, mark| {
-            let row = usable(decision, mark, vps)?;
+            let mut row = usable(decision, mark, vps)?;
             let found = ready(decision, vps, snapshot)?;
+            if vps::wake(&mut row) {
+                decision.put(row.clone())?;
+            }
             let operation = order(
                 &fleet,
                 decision,

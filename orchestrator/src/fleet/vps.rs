@@ -425,11 +425,13 @@ fn switch_on(row: &mut VpsRow) -> Goal {
     Goal::Running { start_count: row.spec.start_count }
 }
 
-/// What was paused and goes off has lost its memory: it is to run once it may be on again.
-fn wake(row: &mut VpsRow) {
-    if row.spec.power == Power::Paused {
+/// What was paused and goes off has lost its memory: it is to run once it may be on again. Whether it was paused.
+pub(super) fn wake(row: &mut VpsRow) -> bool {
+    let paused = row.spec.power == Power::Paused;
+    if paused {
         row.spec.power = Power::Running;
     }
+    paused
 }
 
 /// Writes what was decided, begins the operation, and ends it at once where no host will ever carry it out.

@@ -36,6 +36,7 @@ fn a_container_lives_beside_a_machine_and_neither_engine_holds_up_the_other() {
     );
     assert_eq!(shown.foreign.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>(), ["by-hand"]);
 
+    nothing_is_asked_of_one_container_at_rest(&site);
     site.act(vps, "stop");
     assert_eq!(host.incus_state(vps).as_deref(), Some("STOPPED"));
     assert_eq!(site.becomes(vps, VpsState::Stopped).observed.problem, None);
@@ -58,6 +59,15 @@ fn a_container_lives_beside_a_machine_and_neither_engine_holds_up_the_other() {
         "what is not ours was not touched"
     );
     assert_eq!(host.virsh_state(machine).as_deref(), Some("running"));
+}
+
+/// What Incus itself says that it is asked, over some passes and reports: of all of them at once, never of one.
+fn nothing_is_asked_of_one_container_at_rest(site: &Site) {
+    let heard = site.host.sh("timeout 20 incus monitor --pretty --type=logging --loglevel=debug || true");
+    let asked: Vec<&str> = heard.lines().filter(|line| line.contains("/1.0/instances")).collect();
+    assert!(asked.iter().any(|line| line.contains("recursion=1")), "the agent looked: {heard}");
+    let of_one: Vec<&&str> = asked.iter().filter(|line| line.contains("/1.0/instances/")).collect();
+    assert!(of_one.is_empty(), "{of_one:?}");
 }
 
 fn engines_and_agent_come_and_go(site: &Site, vps: chom_protocol::VpsId, machine: chom_protocol::VpsId) {

@@ -1,5 +1,5 @@
 //! Every operation on a VPS, on both engines, for real and through the HTTPS API, checked with the engine's own tools:
-//! first each by itself, then with the agent killed in the middle of it. What only machines have (rescue mode, CD-ROMs) is
+//! first each by itself, then with the agent or the engine's daemon killed in the middle of it. What only machines have (rescue mode, CD-ROMs) is
 //! in `snapshots`; consoles and passwords are in `console`.
 
 mod walk;
@@ -239,6 +239,15 @@ fn orders(walk: &Walk, round: usize, disk: u64) -> Vec<(&'static str, Value)> {
     all
 }
 
+fn kill_agent(walk: &Walk) {
+    let pid = walk.host().agent_pid();
+    walk.host().sh(&format!("kill -9 {pid}"));
+    wait_until("systemd to start the agent anew", SOON, || {
+        let again = walk.host().unit("MainPID");
+        again != "0" && again != pid.to_string()
+    });
+}
+
 fn torn(engine: Engine, host: &str) {
     let mut chance = Chance::for_test(&format!("operations-{engine}"));
     let walk = Walk::start(engine, host);
@@ -249,12 +258,13 @@ fn torn(engine: Engine, host: &str) {
         println!("{round}: {verb} {body}");
         let accepted = walk.order(verb, &body);
         pass(chance.between(KILL_AFTER.0, KILL_AFTER.1));
-        let pid = walk.host().agent_pid();
-        walk.host().sh(&format!("kill -9 {pid}"));
-        wait_until("systemd to start the agent anew", SOON, || {
-            let again = walk.host().unit("MainPID");
-            again != "0" && again != pid.to_string()
-        });
+        match chance.pick(&["agent", "agent", "engine"]) {
+            &"engine" => {
+                println!("the engine's daemon is killed");
+                walk.kill_engine();
+            }
+            _ => kill_agent(&walk),
+        }
         let ended = walk.api().ended(accepted.operation.id, BOOT);
         let log = || walk.host().agent_log();
         assert_eq!(ended.state, OperationState::Succeeded, "{verb}: {ended:?}\n{}", log());
@@ -275,11 +285,11 @@ fn torn(engine: Engine, host: &str) {
 }
 
 #[test]
-fn an_operation_on_a_machine_ends_as_asked_when_the_agent_is_killed_in_it() {
+fn an_operation_on_a_machine_ends_as_asked_when_the_agent_or_the_engine_is_killed_in_it() {
     torn(Engine::Libvirt, "torn");
 }
 
 #[test]
-fn an_operation_on_a_container_ends_as_asked_when_the_agent_is_killed_in_it() {
+fn an_operation_on_a_container_ends_as_asked_when_the_agent_or_the_engine_is_killed_in_it() {
     torn(Engine::Incus, "ripped");
 }

@@ -1,7 +1,12 @@
 //! The network that containers are on: the same bridge that libvirt's guests are on, so that a host with both engines has
 //! one network behind NAT. It is libvirt's where libvirt is, and Incus' where it is alone.
 
+use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
+
+use chom_protocol::VpsId;
+use chom_protocol::network::port_name;
 
 use hyper::Method;
 use serde::de::IgnoredAny;
@@ -9,7 +14,9 @@ use serde_json::json;
 
 use super::api::{IncusApi, IncusError, Payload};
 use super::failed;
+use crate::chain::Chain;
 use crate::driver::DriverError;
+use crate::driver::command::Program;
 use crate::driver::libvirt::SharedNetwork;
 
 /// The bridge; the host is its gateway.
@@ -18,6 +25,27 @@ pub(super) const BRIDGE: &str = "chom0";
 const HOST_ADDRESS: &str = "10.155.0.1/20";
 /// Making a bridge takes a tenth of a second.
 const MAKE_SECONDS_MAX: u64 = 30;
+
+const IP: Program = Program { name: "ip", package: "iproute2", deadline: Duration::from_secs(10) };
+
+/// Takes away the host's end of a card whose container is off: an Incus that was killed leaves it behind, and then cannot
+/// make it again.
+pub(super) async fn remove_left_over(vps: VpsId) -> Result<(), DriverError> {
+    let port = port_name(vps);
+    if !Path::new("/sys/class/net").join(&port).exists() {
+        return Ok(());
+    }
+    match IP.succeed(&["link", "delete", "dev", &port].map(OsString::from)).await {
+        // It went by itself meanwhile.
+        Err(_) if !Path::new("/sys/class/net").join(&port).exists() => Ok(()),
+        removed => removed.map(drop).map_err(|error| {
+            DriverError::passing(format!(
+                "cannot remove the card `{port}` that Incus left behind: {}",
+                Chain(&error)
+            ))
+        }),
+    }
+}
 
 /// Makes the bridge unless it is there.
 pub(super) async fn ensure(api: &IncusApi, shared: Option<&SharedNetwork>) -> Result<(), DriverError> {

@@ -90,7 +90,10 @@ async fn a_snapshot_is_taken_restored_and_removed_by_jobs_of_its_host() {
     world.shows(host, vps, &[id]).await;
     assert_eq!(world.states(vps), [SnapshotState::Ready]);
 
+    // One that is paused loses its memory by it, and runs on from its old disk.
+    world.act(vps, Action::Pause).await.unwrap();
     let restored = world.restore(vps, id).await.unwrap();
+    assert_eq!(restored.vps.desired, Power::Running);
     let steps = &world.operation(restored.operation.id).steps;
     assert!(steps.iter().any(|step| step.message.contains("shut down")), "{steps:?}");
     world.answers(host, JobOutcome::Done).await;

@@ -136,7 +136,17 @@ impl Walk {
         assert_eq!(self.does(self.vps), does);
     }
 
-    /// Halts or releases it behind CHOM's back.
+    /// kill -9 of the engine's daemon, not of its guests. Its unit starts it anew, or the next question does.
+    pub(super) fn kill_engine(&self) {
+        let (unit, socket) = match self.engine {
+            Engine::Incus => ("incus", "incus.socket"),
+            _ => ("libvirtd", "libvirtd.socket"),
+        };
+        self.host()
+            .sh(&format!("systemctl kill --kill-whom=main -s KILL {unit}; systemctl start {socket} {unit}"));
+    }
+
+    /// Halts it behind CHOM's back.
     pub(super) fn pause_by_hand(&self) {
         let guest = guest_name(self.vps);
         match self.engine {
