@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::middleware;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -69,6 +70,7 @@ pub struct App {
     streams: events::Streams,
     bodies: Arc<Semaphore>,
     document: Bytes,
+    rules: Arc<auth::Rules>,
 }
 
 impl App {
@@ -96,6 +98,7 @@ impl App {
             streams: events::Streams::default(),
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
             document: Bytes::new(),
+            rules: Arc::default(),
         }
     }
 }
@@ -103,7 +106,9 @@ impl App {
 /// Every route, with what every answer has: security headers, problem documents, a deadline.
 pub fn router(app: App) -> Router {
     let (router, document) = routes().split_for_parts();
-    let app = App { document: document::render(document), ..app };
+    let rules = Arc::new(auth::Rules::of(&document));
+    let app = App { document: document::render(document), rules, ..app };
+    let router = router.route_layer(middleware::from_fn_with_state(app.clone(), auth::gate));
     envelope::around(router.fallback(problem::no_such_path), app)
 }
 

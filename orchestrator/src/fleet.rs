@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use chom_protocol::api::tokens::Role;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{HostId, UnixMillis};
 use serde::Serialize;
@@ -68,6 +69,8 @@ pub struct Caller {
     pub name: Arc<str>,
     /// Keeps idempotency keys of different callers apart.
     pub token: chom_protocol::TokenId,
+    /// What it may do.
+    pub role: Role,
 }
 
 /// What a request says about itself besides its body.

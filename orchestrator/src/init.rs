@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use chom_certs::Fingerprint;
+use chom_protocol::api::tokens::Role;
 use chom_protocol::{Name, TokenId};
 use uuid::Uuid;
 
@@ -127,8 +128,8 @@ pub async fn init(config: &Config) -> Result<Made, InitError> {
     let now = clock::now();
     let mut authority = Authorities::create(&config.fleet_name, 1, &master, now)?;
     authority.signs_since = Some(now);
-    let (token, row) =
-        tokens::create(admin(), TokenId::new(Uuid::now_v7()), now).map_err(|_| InitError::Random)?;
+    let (token, row) = tokens::create(admin(), Role::Admin, TokenId::new(Uuid::now_v7()), now)
+        .map_err(|_| InitError::Random)?;
     let ca_file = config.state_directory.join(CA_FILE);
     write_ca_file(&ca_file, &authority.certificate)
         .map_err(|source| InitError::Make { path: ca_file, source })?;

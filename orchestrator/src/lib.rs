@@ -13,6 +13,7 @@ pub mod history;
 pub mod images;
 pub mod init;
 pub mod notify;
+pub mod permission;
 pub mod placement;
 pub mod prometheus;
 pub mod run;

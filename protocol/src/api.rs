@@ -13,6 +13,7 @@ pub mod operations;
 pub mod smtp;
 pub mod snapshots;
 pub mod ssh_keys;
+pub mod tokens;
 pub mod vps_servers;
 
 use serde::{Deserialize, Serialize};

@@ -12,6 +12,7 @@ use chom_orchestrator::config::Config;
 use chom_orchestrator::fleet::{Caller, Fleet, RequestMark};
 use chom_orchestrator::run::{self, Running};
 use chom_protocol::api::hosts::AddHost;
+use chom_protocol::api::tokens::Role;
 use chom_protocol::api::vps_servers::CreateVps;
 use chom_protocol::host::{Acceleration, EngineStatus, HostSpec, HostStatus, Inventory};
 use chom_protocol::vps::{Engine, VpsState, VpsStatus};
@@ -173,7 +174,7 @@ pub(crate) fn name(text: &str) -> Name {
 
 /// Who fills.
 pub(crate) fn caller() -> Caller {
-    Caller { name: "bench".into(), token: TokenId::new(Uuid::from_u128(7)) }
+    Caller { name: "bench".into(), token: TokenId::new(Uuid::from_u128(7)), role: Role::Admin }
 }
 
 /// A VPS to ask for.

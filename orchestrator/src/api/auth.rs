@@ -1,46 +1,117 @@
-//! Who asks: the bearer token of a request (RFC 6750), judged on the newest rows.
+//! Who asks, and whether they may: the bearer token of a request (RFC 6750), judged on the newest rows and by the table of
+//! permissions, before any handler runs.
 
-use axum::extract::FromRequestParts;
+use std::collections::BTreeMap;
+
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
 use chom_protocol::UnixMillis;
+use utoipa::openapi::OpenApi;
 
-use crate::api::App;
 use crate::api::problem::{ApiError, Kind};
+use crate::api::{App, document};
 use crate::clock;
-use crate::fleet::state::State;
+use crate::fleet::state::State as FleetState;
 use crate::fleet::tokens::{TOKEN_PREFIX, authenticate};
 use crate::fleet::{Caller, rows::TokenRow};
+use crate::permission::{self, Needs};
 
 /// Longest credentials that are looked at; a token has 52 characters.
 const CREDENTIALS_BYTES_MAX: usize = 256;
 
-impl FromRequestParts<App> for Caller {
-    type Rejection = ApiError;
+/// What each route needs, by method and pattern.
+#[derive(Default)]
+pub(super) struct Rules(BTreeMap<(Method, String), Option<Needs>>);
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let mut values = parts.headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return Err(refused("send one header `Authorization: Bearer TOKEN` with an API token"));
-        };
-        let text = value.to_str().ok().filter(|text| text.len() <= CREDENTIALS_BYTES_MAX);
-        let Some((scheme, token)) = text.and_then(|text| text.split_once(' ')) else {
-            return Err(refused("these credentials cannot be read; send `Authorization: Bearer TOKEN`"));
-        };
-        // The scheme's case does not matter (RFC 9110 section 11.1).
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(refused("only bearer tokens are taken; send `Authorization: Bearer TOKEN`"));
+impl Rules {
+    /// The rules of a document's routes.
+    pub(super) fn of(document: &OpenApi) -> Self {
+        let mut rules = BTreeMap::new();
+        for (path, item) in &document.paths.paths {
+            for (method, operation) in document::operations(item) {
+                let id = operation.operation_id.as_deref();
+                rules.insert((method, path.clone()), id.and_then(permission::of_route));
+            }
         }
-        let token = token.trim_start();
-        if !token.starts_with(TOKEN_PREFIX) {
-            return Err(refused(&format!("this is no API token; API tokens begin with `{TOKEN_PREFIX}`")));
-        }
-        authenticate(&app.fleet.state(), token, clock::now()).map_err(ApiError::from)
+        Self(rules)
     }
 }
 
+/// The one place where callers are let in: before any handler of a route runs, its row of the permission table is asked.
+pub(super) async fn gate(
+    State(app): State<App>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    // The router answers HEAD by what GET would.
+    let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let permission = match app.rules.0.get(&(method, path.to_owned())) {
+        // No such route: the router says so. A handler without a rule finds no caller.
+        None | Some(Some(Needs::Nothing)) => return Ok(next.run(request).await),
+        Some(Some(Needs::PermissionOrTicket(_))) if has_ticket(request.uri()) => {
+            return Ok(next.run(request).await);
+        }
+        Some(Some(Needs::Permission(permission) | Needs::PermissionOrTicket(permission))) => *permission,
+        Some(None) => return Err(no_rule()),
+    };
+    let caller = caller(request.headers(), &app)?;
+    if !permission::may(caller.role, permission) {
+        let roles: Vec<String> = permission::roles_with(permission).iter().map(ToString::to_string).collect();
+        let detail = format!(
+            "this needs the permission `{permission}`, which the role `{}` of your token does not have; use a token of role {}",
+            caller.role,
+            roles.join(", ")
+        );
+        return Err(ApiError::new(Kind::Forbidden, detail).at("Authorization"));
+    }
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    /// Whom the gate let in.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(no_rule)
+    }
+}
+
+fn has_ticket(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("ticket=")))
+}
+
+fn no_rule() -> ApiError {
+    ApiError::new(Kind::Internal, "this route is missing from the table of permissions, so nobody may use it")
+}
+
+fn caller(headers: &HeaderMap, app: &App) -> Result<Caller, ApiError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(refused("send one header `Authorization: Bearer TOKEN` with an API token"));
+    };
+    let text = value.to_str().ok().filter(|text| text.len() <= CREDENTIALS_BYTES_MAX);
+    let Some((scheme, token)) = text.and_then(|text| text.split_once(' ')) else {
+        return Err(refused("these credentials cannot be read; send `Authorization: Bearer TOKEN`"));
+    };
+    // The scheme's case does not matter (RFC 9110 section 11.1).
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(refused("only bearer tokens are taken; send `Authorization: Bearer TOKEN`"));
+    }
+    let token = token.trim_start();
+    if !token.starts_with(TOKEN_PREFIX) {
+        return Err(refused(&format!("this is no API token; API tokens begin with `{TOKEN_PREFIX}`")));
+    }
+    authenticate(&app.fleet.state(), token, clock::now()).map_err(ApiError::from)
+}
+
 /// Whether a caller that was let in may stay: event streams outlive the judgement at their beginning.
-pub(super) fn still_valid(state: &State, caller: &Caller, now: UnixMillis) -> bool {
+pub(super) fn still_valid(state: &FleetState, caller: &Caller, now: UnixMillis) -> bool {
     let row = state.get::<TokenRow>(&caller.token);
     row.is_some_and(|row| row.expires_at.is_none_or(|end| end > now))
 }

@@ -1,12 +1,15 @@
 //! The OpenAPI 3.1 description: made from the handlers, completed with what all of them have in common.
 
 use axum::body::Bytes;
+use axum::http::Method;
 use chom_protocol::api::Problem;
-use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::schema::{Components, Object, Ref, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Info, OpenApi, OpenApiBuilder, RefOr, Required, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
+
+use crate::permission::{self, Needs};
 
 const SCHEME: &str = "bearer";
 const PROBLEM: &str = "problem";
@@ -45,8 +48,28 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         for operation in [&mut item.post, &mut item.delete].into_iter().flatten() {
             take_headers(operation);
         }
+        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+            say_permission(operation);
+        }
     }
     document
+}
+
+/// The operations of a path, with their methods. All that the routes use.
+pub(super) fn operations(item: &PathItem) -> impl Iterator<Item = (Method, &Operation)> {
+    let all = [(Method::GET, &item.get), (Method::POST, &item.post), (Method::DELETE, &item.delete)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_ref()?)))
+}
+
+/// Says which permission and which roles an operation takes.
+fn say_permission(operation: &mut Operation) {
+    let needs = operation.operation_id.as_deref().and_then(permission::of_route);
+    if let Some(permission) = needs.and_then(Needs::permission) {
+        let roles: Vec<String> = permission::roles_with(permission).iter().map(ToString::to_string).collect();
+        let extensions = operation.extensions.get_or_insert_default();
+        extensions.insert("x-permission".to_owned(), permission.to_string().into());
+        extensions.insert("x-roles".to_owned(), roles.into());
+    }
 }
 
 fn take_headers(operation: &mut Operation) {

@@ -18,6 +18,7 @@ pub(super) const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application
 pub(super) enum Kind {
     Malformed,
     Unauthorised,
+    Forbidden,
     NotFound,
     Method,
     Timeout,
@@ -39,6 +40,7 @@ impl Kind {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::Unauthorised => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
@@ -58,6 +60,7 @@ impl Kind {
         match self {
             Self::Malformed => ("malformed", "The request cannot be read"),
             Self::Unauthorised => ("unauthorised", "The credentials are missing or not enough"),
+            Self::Forbidden => ("forbidden", "The role may not do this"),
             Self::NotFound => ("not-found", "There is no such thing"),
             Self::Method => ("method-not-allowed", "This path does not know that method"),
             Self::Timeout => ("timeout", "The request did not arrive in time"),

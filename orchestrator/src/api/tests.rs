@@ -7,13 +7,16 @@ mod https;
 mod images;
 mod lists;
 mod marks;
+mod permissions;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chom_protocol::api::Problem;
+use chom_protocol::api::tokens::Role;
 use chom_protocol::{TokenId, UnixMillis};
 use chom_supervise::Supervisor;
 use futures_util::FutureExt;
@@ -50,6 +53,8 @@ struct Api {
     /// A good token, and one that has expired.
     token: String,
     expired: String,
+    /// Of every role.
+    tokens: BTreeMap<Role, String>,
 }
 
 /// An answer, read to its end.
@@ -94,12 +99,19 @@ impl Api {
     async fn new() -> Self {
         let folder = World::new().await.end().await;
         let store = open(&folder);
-        let (token, row) = tokens::create(name("admin"), token_id(1), clock::now()).unwrap();
-        let (expired, old) = tokens::create(name("former"), token_id(2), clock::now()).unwrap();
+        let (token, row) = tokens::create(name("admin"), Role::Admin, token_id(1), clock::now()).unwrap();
+        let (expired, old) = tokens::create(name("former"), Role::Admin, token_id(2), clock::now()).unwrap();
         let old = TokenRow { expires_at: Some(UnixMillis(1)), ..old };
-        let commit = Commit::new()
+        let mut commit = Commit::new()
             .put(TokenRow::key(&row.id), encode(&row).unwrap())
             .put(TokenRow::key(&old.id), encode(&old).unwrap());
+        let mut tokens = BTreeMap::new();
+        for (role, number) in Role::ALL.into_iter().zip(10..) {
+            let (text, row) =
+                tokens::create(name(&role.to_string()), role, token_id(number), clock::now()).unwrap();
+            commit = commit.put(TokenRow::key(&row.id), encode(&row).unwrap());
+            tokens.insert(role, text);
+        }
         store.commit(commit).await.unwrap();
         let world = World::start(folder, Arc::clone(&store), catalogue()).await;
         let (stop, history) = (Supervisor::new(), Arc::new(History::default()));
@@ -114,7 +126,7 @@ impl Api {
             Arc::clone(&images),
             consoles(&world.fleet, &stop),
         );
-        Self { world, router: router(app), store, images, stop, token, expired }
+        Self { world, router: router(app), store, images, stop, token, expired, tokens }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -122,6 +134,11 @@ impl Api {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
         Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// A token of a role.
+    fn token_of(&self, role: Role) -> &str {
+        &self.tokens[&role]
     }
 
     /// A request with a good token.

@@ -55,6 +55,7 @@ impl Tickets {
 #[cfg(test)]
 mod tests {
     use chom_protocol::TokenId;
+    use chom_protocol::api::tokens::Role;
     use uuid::Uuid;
 
     use super::*;
@@ -66,7 +67,7 @@ mod tests {
     }
 
     fn caller() -> Caller {
-        Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(1)) }
+        Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(1)), role: Role::Admin }
     }
 
     #[test]

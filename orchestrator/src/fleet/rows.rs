@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chom_certs::{Fingerprint, Serial, TokenHash};
 use chom_protocol::api::hosts::{HostLimits, Labels};
 use chom_protocol::api::operations::OperationState;
+use chom_protocol::api::tokens::Role;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::Job;
 use chom_protocol::vps::{
@@ -370,6 +371,8 @@ pub struct TokenRow {
     pub created_at: UnixMillis,
     /// When it expires.
     pub expires_at: Option<UnixMillis>,
+    /// What its holder may do.
+    pub role: Role,
 }
 
 /// The answer to a mutation, kept so that the same request with the same key gets it again.

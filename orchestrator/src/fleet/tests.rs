@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use chom_certs::PeerIdentity;
 use chom_protocol::api::hosts::AddHost;
+use chom_protocol::api::tokens::Role;
 use chom_protocol::api::vps_servers::{CreateVps, VpsAccepted};
 use chom_protocol::host::{Acceleration, EngineStatus, HostStatus, Inventory};
 use chom_protocol::link::{Hello, Standing};
@@ -49,7 +50,7 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 pub(crate) fn caller() -> Caller {
-    Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(7)) }
+    Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(7)), role: Role::Admin }
 }
 
 pub(crate) fn catalogue() -> Catalogue {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chom_protocol::api::tokens::Role;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{Name, TokenId, UnixMillis};
 use ring::rand::SecureRandom;
@@ -20,13 +21,15 @@ const TOKEN_BYTES: usize = 32;
 /// When the system gives no randomness.
 pub fn create(
     name: Name,
+    role: Role,
     id: TokenId,
     now: UnixMillis,
 ) -> Result<(String, TokenRow), ring::error::Unspecified> {
     let mut bytes = [0; TOKEN_BYTES];
     ring::rand::SystemRandom::new().fill(&mut bytes)?;
     let text = format!("{TOKEN_PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&bytes));
-    let row = TokenRow { id, name, hash: Sha256::of(text.as_bytes()), created_at: now, expires_at: None };
+    let hash = Sha256::of(text.as_bytes());
+    let row = TokenRow { id, name, hash, created_at: now, expires_at: None, role };
     Ok((text, row))
 }
 
@@ -47,5 +50,5 @@ pub fn authenticate(state: &State, token: &str, now: UnixMillis) -> Result<Calle
     if row.expires_at.is_some_and(|end| end <= now) {
         return Err(refused("this API token has expired; ask an admin for a new one"));
     }
-    Ok(Caller { name: Arc::from(row.name.as_str()), token: row.id })
+    Ok(Caller { name: Arc::from(row.name.as_str()), token: row.id, role: row.role })
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use chom_protocol::api::alerts::{AlertState, DeliveryState, Severity};
 use chom_protocol::api::networks::{AddressRange, CreateNetwork, NetworkKind, PutPool, TrafficQuota};
+use chom_protocol::api::tokens::Role;
 use chom_protocol::network::Traffic;
 use chom_protocol::{AlertId, NotificationId};
 
@@ -68,7 +69,8 @@ async fn full() -> World {
             months: vec![MonthRow { month: Month { year: 2026, month: 11 }, traffic: counted }],
             quota: TrafficQuota { soft_bytes: Some(100), hard_bytes: Some(200), throttle_bits: Some(64_000) },
         })?;
-        let (_, token) = tokens::create(name("admin"), TokenId::new(decision.new_id()), at).unwrap();
+        let (_, token) =
+            tokens::create(name("admin"), Role::Admin, TokenId::new(decision.new_id()), at).unwrap();
         decision.put(token)?;
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 you@example".to_owned();
         decision.put(SshKeyRow { tenant: name("default"), name: name("laptop"), key, created_at: at })?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chom_certs::{ALPN_LINK, CaBundle, HostKey, Identity, JoinCode, client_config, enrol_client_config};
 use chom_protocol::api::hosts::AddHost;
+use chom_protocol::api::tokens::Role;
 use chom_protocol::api::vps_servers::CreateVps;
 use chom_protocol::host::{Acceleration, EngineStatus, HostSpec, HostStatus, Inventory};
 use chom_protocol::link::codec::{HEADER_BYTES, decode, encode, payload_length};
@@ -48,7 +49,7 @@ pub(super) fn name(text: &str) -> Name {
 }
 
 pub(super) fn caller() -> Caller {
-    Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(1)) }
+    Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(1)), role: Role::Admin }
 }
 
 pub(super) fn instance(number: u128) -> InstanceId {
