@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::clock;
-use crate::driver::Driver;
 use crate::driver::engines::Engines;
+use crate::driver::{Driver, DriverError};
 use crate::ledger::Ledger;
 
 /// How old facts become: disks fill in hours, not in minutes.
@@ -98,7 +98,8 @@ async fn turn<D: Driver>(asking: &Asking<D>, schedule: &mut Schedule) -> Duratio
     let Some(id) = schedule.due(Instant::now()) else { return LOOK_EVERY };
     let answered = match driver(asking, id) {
         Some(driver) => driver.facts(id).await,
-        None => return LOOK_EVERY,
+        // Nobody manages it any more, while it still runs: the others have their turn.
+        None => Err(DriverError::lasting("it is not this host's to ask")),
     };
     schedule.asked(id, answered.is_ok(), Instant::now());
     match answered {

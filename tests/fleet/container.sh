@@ -35,6 +35,8 @@ ln -s var/lib/cloud/seed/nocloud-net "$root/seed"
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 echo 'root:*:::::::' >"$root/etc/shadow"
 echo 'root:x:0:' >"$root/etc/group"
+echo 'PRETTY_NAME="CHOM hello"' >"$root/etc/os-release"
+install -m 755 "$HERE/container/chpasswd" "$root/bin/chpasswd"
 
 # As images with cloud-init have it: Incus writes the seed before each start.
 seed=/var/lib/cloud/seed/nocloud-net

@@ -12,6 +12,8 @@ packages=(
   debian-archive-keyring iproute2 kmod mmdebstrap nftables procps systemd-container util-linux
   # the tiny disk image
   busybox-static cpio dosfstools fdisk mtools qemu-utils syslinux syslinux-common xz-utils zstd
+  # a client that looks at a machine's screen, and what reads its picture
+  libjpeg-turbo-progs vncsnapshot
   # the scripts themselves
   jq openssl python3 shellcheck
 )

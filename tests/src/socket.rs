@@ -1,7 +1,7 @@
 //! A WebSocket client for the API's consoles and screens: says and hears bytes and notes, each wait with a deadline.
 
-use std::io;
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::wait::wait_for;
 const LOOK: Duration = Duration::from_millis(50);
 /// Messages looked at before the deadline is looked at again.
 const LOOKS_MAX: usize = 1000;
+/// How long the other side's turn is, where one thread serves both.
+const TURN: Duration = Duration::from_millis(5);
 /// The handshake waits for a host.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
@@ -147,6 +149,33 @@ impl Socket {
         self.until(&format!("`{text}`"), deadline, |socket| {
             socket.heard.windows(text.len()).any(|window| window == text.as_bytes())
         });
+    }
+
+    /// Lets the first program that connects to `listener` speak over it as over TCP, until either side ends.
+    ///
+    /// # Panics
+    /// When no program comes.
+    pub fn lend(mut self, listener: &TcpListener) {
+        listener.set_nonblocking(true).unwrap();
+        let mut client = wait_for("a program to connect", HANDSHAKE, || {
+            listener.accept().map(|(client, _)| client).map_err(|error| error.to_string())
+        });
+        client.set_nonblocking(false).unwrap();
+        client.set_read_timeout(Some(TURN)).unwrap();
+        let mut bytes = [0; 4096];
+        while self.ended.is_none() {
+            while self.look() {}
+            if client.write_all(&std::mem::take(&mut self.heard)).is_err() {
+                return;
+            }
+            match client.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(count) => self.say(&bytes[..count]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                }
+                Err(_) => return,
+            }
+        }
     }
 
     /// Whether the last word on its role was that it writes.

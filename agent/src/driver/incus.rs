@@ -2,6 +2,8 @@
 //! nothing about what should be.
 
 mod api;
+mod exec;
+mod facts;
 mod instance;
 mod network;
 mod rebuild;
@@ -14,22 +16,25 @@ use std::time::Duration;
 use chom_protocol::VpsId;
 use chom_protocol::helper::GuestDefinition;
 use chom_protocol::host::{Acceleration, EngineStatus};
+use chom_protocol::link::tunnel::{Secret, TerminalSize};
 use chom_protocol::network::Attachment;
 use chom_protocol::sample::Point;
-use chom_protocol::vps::{CloneSource, Engine, ImageFormat, Sha256, VpsSpec, VpsState};
+use chom_protocol::vps::{CloneSource, Engine, GuestFacts, ImageFormat, Sha256, VpsSpec, VpsState};
 use hyper::Method;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::fs::File;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::libvirt::SharedNetwork;
 use super::snapshot::SnapshotName;
-use super::{Driver, DriverError, Observed};
+use super::{Driver, DriverError, Observed, Pipe};
 use crate::chain::Chain;
 use api::{IncusApi, IncusError, Payload};
+use exec::Unset;
+use facts::GuestState;
 use instance::{Definition, Instance};
 
 /// Unpacking a root file system of a gigabyte onto a slow disk; the reconciler gives 120 s for all of it.
@@ -195,6 +200,17 @@ impl IncusDriver {
         })
     }
 
+    /// Refuses where no program can run in it; one that is frozen would never answer.
+    async fn is_on(&self, vps: VpsId) -> Result<(), DriverError> {
+        match self.find(vps).await?.map(|instance| instance.state()) {
+            Some(VpsState::Running) => Ok(()),
+            Some(VpsState::Paused) => {
+                Err(DriverError::lasting(format!("VPS {vps} is paused: resume it first")))
+            }
+            _ => Err(DriverError::lasting(format!("VPS {vps} is off: start it first"))),
+        }
+    }
+
     /// Switches a container and waits for it.
     async fn switch(&self, vps: VpsId, doing: &str, action: &str, force: bool) -> Result<(), DriverError> {
         let request = json!({ "action": action, "force": force, "timeout": SWITCH_SECONDS_MAX });
@@ -339,6 +355,45 @@ impl Driver for IncusDriver {
         let instances: Result<Vec<Instance>, IncusError> = self.api.get("/1.0/instances?recursion=2").await;
         let instances = instances.map_err(failed("cannot measure the containers".to_owned()))?;
         Ok(instances.iter().flat_map(Instance::points).collect())
+    }
+
+    async fn console(
+        &self,
+        vps: VpsId,
+        size: watch::Receiver<TerminalSize>,
+    ) -> Result<Box<dyn Pipe>, DriverError> {
+        self.is_on(vps).await?;
+        match exec::shell(&self.api, &path(vps), size).await {
+            Ok(shell) => Ok(Box::new(shell)),
+            Err(error) => Err(failed(format!("cannot open a shell in VPS {vps}"))(error)),
+        }
+    }
+
+    async fn screen(&self, vps: VpsId) -> Result<Box<dyn Pipe>, DriverError> {
+        Err(DriverError::lasting(format!("VPS {vps} is a container, which has no screen: open its console")))
+    }
+
+    async fn facts(&self, vps: VpsId) -> Result<GuestFacts, DriverError> {
+        let doing = format!("cannot see how the container of VPS {vps} is");
+        self.is_on(vps).await?;
+        let asked = self.api.get::<GuestState>(&format!("{}/state", path(vps))).await;
+        let state = asked.map_err(failed(doing))?;
+        let files = chom_supervise::aside(move || facts::read(state.pid).map(|files| (state, files))).await;
+        let off = || DriverError::passing(format!("VPS {vps} went off meanwhile"));
+        files.map(|(state, files)| facts::facts(&state, &files)).ok_or_else(off)
+    }
+
+    async fn set_password(&self, vps: VpsId, user: &str, password: &Secret) -> Result<(), DriverError> {
+        self.is_on(vps).await?;
+        let doing = format!("cannot set the password in VPS {vps}");
+        match exec::set_password(&self.api, &path(vps), user, password).await {
+            Ok(()) => Ok(()),
+            Err(Unset::Incus(error)) => Err(failed(doing)(error)),
+            Err(Unset::Said { code, words }) => Err(DriverError::lasting(format!(
+                "{doing}: chpasswd in it ended with {code}{}{words}; set it by hand on its console",
+                if words.is_empty() { "" } else { ": " }
+            ))),
+        }
     }
 
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {

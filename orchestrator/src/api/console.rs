@@ -14,7 +14,7 @@ use chom_protocol::VpsId;
 use chom_protocol::api::console::{ConsoleNote, ConsoleOrder, ConsoleTicket, PasswordReset, ResetPassword};
 use chom_protocol::link::tunnel::TerminalSize;
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::warn;
 
@@ -25,6 +25,7 @@ use crate::clock;
 use crate::console::{Coming, ConsoleError, Consoles, Happened, SCREEN_IDLE, Viewer};
 use crate::fleet::{Caller, Fleet};
 use crate::session::{Tunnel, TunnelError};
+use crate::store::Revision;
 
 /// Largest message of a viewer: a pasted page.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -217,25 +218,33 @@ struct Visit {
     caller: Caller,
     vps: VpsId,
     began: Instant,
+    /// Heard when it may not be allowed any more.
+    news: watch::Receiver<Revision>,
 }
 
 impl Visit {
     async fn begin(app: &App, caller: Caller, vps: VpsId, action: &'static str) -> Result<Self, ApiError> {
+        let news = app.fleet.console_news(vps)?;
         app.fleet.note(&caller, action, vps.to_string()).await?;
         let (fleet, consoles) = (app.fleet.clone(), app.consoles.clone());
-        Ok(Self { fleet, consoles, caller, vps, began: Instant::now() })
+        Ok(Self { fleet, consoles, caller, vps, began: Instant::now(), news })
     }
 
     fn clone_for_line(&self) -> Self {
-        let Self { fleet, consoles, caller, vps, began } = self;
-        let (fleet, consoles) = (fleet.clone(), consoles.clone());
-        Self { fleet, consoles, caller: caller.clone(), vps: *vps, began: *began }
+        let Self { fleet, consoles, caller, vps, began, news } = self;
+        let (fleet, consoles, news) = (fleet.clone(), consoles.clone(), news.clone());
+        Self { fleet, consoles, caller: caller.clone(), vps: *vps, began: *began, news }
     }
 
-    /// Whether it may go on.
-    fn is_allowed(&self) -> bool {
-        auth::still_valid(&self.fleet.state(), &self.caller, clock::now())
-            && self.fleet.console_host(self.vps).is_ok()
+    /// Why it may not go on, if so.
+    fn check(&self) -> Result<(), Over> {
+        if !auth::still_valid(&self.fleet.state(), &self.caller, clock::now()) {
+            return Err(Over::Ended("your token is not good any more".to_owned()));
+        }
+        match self.fleet.console_host(self.vps) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Over::Ended(error.to_string())),
+        }
     }
 
     async fn end(self, action: &'static str) {
@@ -297,6 +306,10 @@ impl Line {
                     self.look().await?;
                     continue;
                 }
+                Ok(()) = self.visit.news.changed() => {
+                    self.visit.check()?;
+                    continue;
+                }
             };
             self.heard_at = Instant::now();
             match message {
@@ -321,9 +334,7 @@ impl Line {
         if self.heard_at.elapsed() > SILENCE_SECONDS_MAX {
             return Err(Over::Gone);
         }
-        if !self.visit.is_allowed() {
-            return Err(Over::Ended("the VPS was deleted, or your token is not good any more".to_owned()));
-        }
+        self.visit.check()?;
         self.send(Message::Ping(Bytes::new())).await
     }
 

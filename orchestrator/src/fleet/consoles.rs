@@ -5,12 +5,15 @@ use chom_protocol::api::console::PasswordReset;
 use chom_protocol::link::tunnel::is_user;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{HostId, VpsId};
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::fleet::rows::{HostRow, HostStanding, IdempotencyRow, VpsRow};
 use crate::fleet::state::State;
+use crate::fleet::vps::refuse_suspended;
 use crate::fleet::{Caller, Done, Fleet, FleetError, RequestMark, check_revision};
 use crate::health;
+use crate::store::Revision;
 
 /// The host of a VPS that somebody may look into now.
 fn reachable(state: &State, vps: VpsId) -> Result<HostId, FleetError> {
@@ -19,6 +22,7 @@ fn reachable(state: &State, vps: VpsId) -> Result<HostId, FleetError> {
     if row.retention.is_some() || row.purging.is_some() {
         return Err(FleetError::conflict(format!("VPS `{name}` is deleted: it is off, and has no console")));
     }
+    refuse_suspended(row)?;
     let host = state.get::<HostRow>(&row.host).ok_or_else(|| FleetError::not_found("host", row.host))?;
     if host.standing != HostStanding::Member {
         return Err(FleetError::conflict(format!(
@@ -40,6 +44,14 @@ impl Fleet {
         let seconds = self.catalogue().unreachable_after_seconds;
         let seen = health::is_seen(observation.as_deref(), seconds, clock::now());
         Ok(seen.then_some(host))
+    }
+
+    /// Hears when what [`Self::console_host`] says of a VPS may be different.
+    ///
+    /// # Errors
+    /// As [`Self::console_host`].
+    pub fn console_news(&self, vps: VpsId) -> Result<watch::Receiver<Revision>, FleetError> {
+        Ok(self.host_changes(reachable(&self.state(), vps)?))
     }
 
     /// Notes in the audit trail what somebody did that changed no row. Durable when this returns.

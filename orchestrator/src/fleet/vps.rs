@@ -32,6 +32,8 @@ pub(super) mod resize;
 mod stop;
 mod suspend;
 
+pub(in crate::fleet) use permit::refuse_suspended;
+
 /// What a caller may do to a VPS besides creating it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {

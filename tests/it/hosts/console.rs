@@ -1,6 +1,7 @@
 //! The consoles of a real VM: typed into over the API, watched on its screen by a VNC client, through the death of its agent
 //! and the loss of its network; and what is said where nobody inside the guest answers.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use chom_tests::socket::Socket;
 use chom_tests::wait::wait_for;
 use serde_json::json;
 
-fn open(site: &Site, vps: VpsId) -> Socket {
+pub(super) fn open(site: &Site, vps: VpsId) -> Socket {
     let path = format!("/api/vps-servers/{vps}/console");
     wait_for("the console to open", LATER, || {
         Socket::open(site.api(), &path, true).map_err(|refusal| format!("{refusal:?}"))
@@ -23,7 +24,7 @@ fn open(site: &Site, vps: VpsId) -> Socket {
 }
 
 /// Types a sum that only a shell can answer, until it does: what is typed while the shell starts may be lost.
-fn answers(socket: &mut Socket, sum: u32) {
+pub(super) fn answers(socket: &mut Socket, sum: u32) {
     let typed = format!("echo $(({sum}+1))-answered\r");
     let answer = format!("{}-answered", sum + 1);
     wait_for("the shell on the console to answer", BOOT, || {
@@ -74,6 +75,38 @@ fn screen(socket: &mut Socket) -> Vec<u32> {
     pixels
 }
 
+/// What a VNC client of Debian's sees, over another ticket.
+fn a_real_client_shows_the_screen(site: &Site, vps: VpsId) {
+    let path = format!("/api/vps-servers/{vps}/console-token");
+    let ticket: ConsoleTicket = site.api().call(Method::Post, &path, None, None).unwrap();
+    let socket = Socket::open(site.api(), &ticket.vnc, false).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("127.0.0.1::{}", listener.local_addr().unwrap().port());
+    let lent = std::thread::spawn(move || socket.lend(&listener));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).into_os_string().into_string().unwrap();
+    let (taken, plain) = (file("screen.jpg"), file("screen.ppm"));
+    let said = run(Path::new("vncsnapshot"), ["-quality", "100", &server, &taken]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    lent.join().unwrap();
+    let said = run(Path::new("djpeg"), ["-pnm", "-outfile", &plain, &taken]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let picture = std::fs::read(&plain).unwrap();
+    let mut lines = picture.splitn(4, |byte| *byte == b'\n');
+    let (kind, size, depth) = (lines.next().unwrap(), lines.next().unwrap(), lines.next().unwrap());
+    assert_eq!((kind, depth), (b"P6".as_slice(), b"255".as_slice()));
+    let pixels: Vec<u32> = lines
+        .next()
+        .unwrap()
+        .chunks(3)
+        .map(|pixel| pixel.iter().map(|&colour| u32::from(colour)).sum())
+        .collect();
+    // JPEG is not exact: only what differs clearly from the background counts, as letters do.
+    let drawn = pixels.iter().filter(|pixel| pixel.abs_diff(pixels[0]) > 200).count();
+    let size = String::from_utf8_lossy(size);
+    assert!(drawn > 500, "{drawn} of {} pixels of a screen of {size} are drawn on", pixels.len());
+}
+
 #[test]
 fn a_vms_console_is_typed_into_its_screen_is_seen_and_both_end_well_when_agent_or_network_go() {
     let site = Site::start("console", &SiteOptions::default());
@@ -102,6 +135,8 @@ fn a_vms_console_is_typed_into_its_screen_is_seen_and_both_end_well_when_agent_o
     let pixels = screen(&mut vnc);
     let first = pixels[0];
     assert!(pixels.iter().any(|pixel| *pixel != first), "{} pixels, all {first:x}", pixels.len());
+
+    a_real_client_shows_the_screen(&site, vps);
 
     // Nobody inside answers: said, with the way out, and unknown rather than empty.
     let path = format!("/api/vps-servers/{vps}/reset-password");

@@ -5,6 +5,7 @@
 
 mod agent_dies;
 mod console;
+mod container_console;
 mod containers;
 mod debian;
 mod engine_fails;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chom_protocol::VpsId;
 use chom_protocol::api::console::{ConsoleTicket, PasswordReset};
 use chom_protocol::api::hosts::HostState;
+use chom_protocol::api::vps_servers::VpsAccepted;
 use chom_tests::api::Method;
 use chom_tests::export::Rows;
 use chom_tests::fleet::{Fleet, LATER, SOON};
@@ -119,6 +120,51 @@ fn a_ticket_opens_one_look_and_bad_requests_say_what_is_wrong() {
     let _ = api.act(vps, "delete", None).unwrap();
     let (status, body) = refuse(&path(vps, "console"), true);
     assert!(status == 409 && body.contains("deleted"), "{status} {body}");
+}
+
+#[test]
+fn a_suspended_vps_has_no_console_and_open_ones_end() {
+    let (mut fleet, vps) = fleet();
+    let api = fleet.api().clone();
+    let change = |action: &str, body: serde_json::Value| {
+        let _: VpsAccepted = api.call(Method::Post, &path(vps, action), Some(&body), None).unwrap();
+    };
+    let mut console = open(&fleet, &path(vps, "console"));
+    console.hears("fake console", SOON);
+    let mut screen = open(&fleet, &path(vps, "vnc"));
+    screen.hears("RFB", SOON);
+    let ticket: ConsoleTicket = api.call(Method::Post, &path(vps, "console-token"), None, None).unwrap();
+    change("suspend", json!({"reason": "abuse", "mode": "isolated"}));
+    change("suspend", json!({"reason": "billing", "mode": "isolated"}));
+    for socket in [&mut console, &mut screen] {
+        socket.until("the end", SOON, |socket| socket.ended.is_some());
+        let reason = socket.reason().unwrap();
+        assert!(reason.contains("is suspended (") && reason.contains("abuse"), "{reason}");
+    }
+    for (path, with_token) in [(path(vps, "console"), true), (path(vps, "vnc"), true), (ticket.vnc, false)] {
+        let (status, body) = Socket::open(&api, &path, with_token).unwrap_err();
+        assert!(status == 409 && body.contains("is suspended ("), "{path}: {status} {body}");
+    }
+    for action in ["console-token", "reset-password", "start", "restart", "rebuild"] {
+        let refused = api.call::<serde_json::Value>(Method::Post, &path(vps, action), Some(&json!({})), None);
+        let refused = refused.unwrap_err();
+        assert!(
+            refused.status() == 409 && refused.to_string().contains("is suspended ("),
+            "{action}: {refused}"
+        );
+    }
+    change("unsuspend", json!({"reason": "billing"}));
+    let (status, _) = Socket::open(&api, &path(vps, "console"), true).unwrap_err();
+    assert_eq!(status, 409, "one of two suspensions is left");
+    change("unsuspend", json!({"reason": "abuse"}));
+    open(&fleet, &path(vps, "console")).hears("fake console", SOON);
+
+    fleet.orchestrator.stop();
+    let rows = Rows::read(&fleet.orchestrator.export());
+    let count = |action: &str| rows.of("audit").filter(|row| row["action"] == action).count();
+    assert_eq!((count("vps.console-open"), count("vps.console-close")), (2, 2));
+    assert_eq!((count("vps.screen-open"), count("vps.screen-close")), (1, 1));
+    assert_eq!(count("vps.reset-password"), 0, "what was refused was not done");
 }
 
 #[test]

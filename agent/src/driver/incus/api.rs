@@ -13,11 +13,13 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config, tungstenite};
 
 /// Largest answer that is read: 1,000 instances with 32 KiB of user data each, which Incus tells twice.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -25,6 +27,10 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Incus answers a question at once; it may have to be started first, which takes a second, on a busy host ten.
 const ASK_SECONDS_MAX: u64 = 60;
+/// Largest message of a program's stream: Incus sends what it reads at once, some KiB.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Incus waits 5 s for a program's streams.
+const STREAM_SECONDS_MAX: u64 = 5;
 /// What is left to Incus' own deadline, so that it is Incus that says what did not end.
 const SLACK_SECONDS: u64 = 5;
 
@@ -54,6 +60,14 @@ pub(crate) enum IncusError {
         path: String,
         #[source]
         source: io::Error,
+    },
+    /// A stream of a program did not open.
+    #[error("Incus opened no stream of {operation}; see `journalctl -u incus`")]
+    Stream {
+        /// Of what.
+        operation: String,
+        #[source]
+        source: Box<tungstenite::Error>,
     },
     /// It took too long.
     #[error("Incus did not answer {path} within {seconds} s; see `systemctl status incus`")]
@@ -115,6 +129,7 @@ impl IncusError {
             Self::Connect { .. }
             | Self::Broken { .. }
             | Self::Send { .. }
+            | Self::Stream { .. }
             | Self::Late { .. }
             | Self::Answer { .. }
             | Self::Failed { .. }
@@ -207,17 +222,21 @@ enum Kind {
     Error,
 }
 
-/// How an operation stands.
+/// How an operation stands, and what it says of itself.
 #[derive(Debug, Deserialize)]
-struct Operation {
+struct Operation<T> {
     status_code: u16,
     #[serde(default)]
     err: String,
+    metadata: Option<T>,
 }
 
 /// Status codes of operations.
 const RUNNING_CODES: std::ops::RangeInclusive<u16> = 100..=199;
 const SUCCESS_CODE: u16 = 200;
+
+/// A stream of a program.
+pub(crate) type Stream = WebSocketStream<UnixStream>;
 
 /// The API of one Incus.
 #[derive(Debug)]
@@ -245,15 +264,34 @@ impl IncusApi {
         payload: Payload,
         seconds_max: u64,
     ) -> Result<(), IncusError> {
-        let Some(operation) = self.begin(method, path, payload, seconds_max).await? else { return Ok(()) };
+        match self.begin(method, path, payload, seconds_max).await? {
+            Some(operation) => self.wait::<IgnoredAny>(&operation, seconds_max).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the end of an operation that says something then.
+    pub(crate) async fn end<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        seconds_max: u64,
+    ) -> Result<T, IncusError> {
+        self.wait(operation, seconds_max).await?.ok_or_else(|| missing(operation))
+    }
+
+    async fn wait<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        seconds_max: u64,
+    ) -> Result<Option<T>, IncusError> {
         let path = format!("{operation}/wait?timeout={seconds_max}");
         let waited = self.ask(Method::GET, &path, Payload::none(), seconds_max + SLACK_SECONDS).await?;
-        let ended = match envelope::<Operation>(&path, &waited) {
+        let ended = match envelope::<Operation<T>>(&path, &waited) {
             Err(error) if error.is_not_found() => return Err(IncusError::Forgotten),
             ended => ended?.metadata.ok_or_else(|| missing(&path))?,
         };
         match ended.status_code {
-            SUCCESS_CODE => Ok(()),
+            SUCCESS_CODE => Ok(ended.metadata),
             code if RUNNING_CODES.contains(&code) => Err(IncusError::Late { path, seconds: seconds_max }),
             _ => Err(IncusError::Failed { words: ended.err }),
         }
@@ -268,8 +306,39 @@ impl IncusApi {
         seconds_max: u64,
     ) -> Result<Option<String>, IncusError> {
         let answer = self.ask(method, path, payload, seconds_max.max(ASK_SECONDS_MAX)).await?;
-        let Envelope { kind, operation, .. } = envelope::<serde::de::IgnoredAny>(path, &answer)?;
+        let Envelope { kind, operation, .. } = envelope::<IgnoredAny>(path, &answer)?;
         Ok((kind == Kind::Async).then_some(operation))
+    }
+
+    /// Begins an operation that says at once what its streams are called; gives it too.
+    pub(crate) async fn begin_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &serde_json::Value,
+        seconds_max: u64,
+    ) -> Result<(String, T), IncusError> {
+        let answer = self.ask(Method::POST, path, Payload::json(request), seconds_max).await?;
+        let Envelope { operation, metadata, .. } = envelope::<Operation<T>>(path, &answer)?;
+        let said = metadata.and_then(|operation| operation.metadata).ok_or_else(|| missing(path))?;
+        Ok((operation, said))
+    }
+
+    /// Opens a stream of an operation, by its secret.
+    pub(crate) async fn stream(&self, operation: &str, secret: &str) -> Result<Stream, IncusError> {
+        let connect = |source| IncusError::Connect { socket: self.socket.clone(), source };
+        let stream = UnixStream::connect(&self.socket).await.map_err(connect)?;
+        let address = format!("ws://incus{operation}/websocket?secret={secret}");
+        let limits = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let opening = client_async_with_config(address, stream, Some(limits));
+        match timeout(Duration::from_secs(STREAM_SECONDS_MAX), opening).await {
+            Ok(Ok((stream, _))) => Ok(stream),
+            Ok(Err(source)) => {
+                Err(IncusError::Stream { operation: operation.to_owned(), source: Box::new(source) })
+            }
+            Err(_) => Err(IncusError::Late { path: operation.to_owned(), seconds: STREAM_SECONDS_MAX }),
+        }
     }
 
     async fn ask(

@@ -19,7 +19,7 @@ const LAYOUT: u32 = 2;
 /// Nanoseconds of a second, as Incus counts processor time.
 const NANOSECONDS: f64 = 1e9;
 /// The instance's root file system and its card.
-const ROOT: &str = "root";
+pub(super) const ROOT: &str = "root";
 const CARD: &str = "eth0";
 
 /// The instance of a VPS: what it is configured with, but for the pool that its disk is in.

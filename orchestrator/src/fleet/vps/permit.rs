@@ -28,13 +28,23 @@ pub(super) fn check(decision: &Decision, row: &VpsRow, action: Action) -> Result
         return refuse(format!("is deleted; bring it back with `chomctl vps undelete {name}`"));
     }
     let wakes = matches!(action, Action::Start | Action::Restart | Action::Resume | Action::Rebuild);
-    if wakes && !row.suspensions.is_empty() {
-        let reasons: Vec<String> = row.suspensions.keys().map(SuspensionReason::to_string).collect();
-        let reasons = reasons.join(", ");
-        return refuse(format!("is suspended ({reasons}); end that with `chomctl vps unsuspend {name}`"));
+    if wakes {
+        refuse_suspended(row)?;
     }
     in_flight(decision, row, action)?;
     Ok(out)
+}
+
+/// Refuses what a tenant may not do to a VPS that is suspended.
+pub(in crate::fleet) fn refuse_suspended(row: &VpsRow) -> Result<(), FleetError> {
+    if row.suspensions.is_empty() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = row.suspensions.keys().map(SuspensionReason::to_string).collect();
+    let (name, reasons) = (&row.spec.name, reasons.join(", "));
+    Err(FleetError::conflict(format!(
+        "VPS `{name}` is suspended ({reasons}); end that with `chomctl vps unsuspend {name}`"
+    )))
 }
 
 /// Orders whose work a host does: they make no sense while nothing is changed, or on what was deleted.
