@@ -6,7 +6,7 @@
 pub mod acceleration;
 pub mod any;
 pub(crate) mod command;
-mod disk;
+pub(crate) mod disk;
 pub mod engines;
 pub mod fake;
 mod helper;
@@ -89,6 +89,10 @@ pub trait Driver: Send + Sync + 'static {
         user_data: Option<&[u8]>,
     ) -> impl Future<Output = Result<(), DriverError>> + Send;
 
+    /// Takes on the guest that the spec says it was adopted as, where it stands: it is not restarted, and of its definition
+    /// only what the spec says of it is changed.
+    fn adopt(&self, spec: &VpsSpec) -> impl Future<Output = Result<(), DriverError>> + Send;
+
     /// Switches a prepared guest on.
     fn start(&self, vps: VpsId) -> impl Future<Output = Result<(), DriverError>> + Send;
 
@@ -126,7 +130,7 @@ pub trait Driver: Send + Sync + 'static {
         name: SnapshotName,
     ) -> impl Future<Output = Result<(), DriverError>> + Send;
 
-    /// Measures the running guests that CHOM made.
+    /// Measures the running guests that are VPSs.
     fn measure(&self) -> impl Future<Output = Result<Vec<Point>, DriverError>> + Send;
 
     /// Opens the console of a guest that is on: the serial line of a VM, a shell in a container, where `size` is the

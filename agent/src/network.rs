@@ -6,7 +6,7 @@ mod loaded;
 mod ports;
 mod rules;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,8 +99,13 @@ impl Network {
         self.problem.as_deref()
     }
 
-    /// Makes the rules what `spec` wants. `guests` are ours of all engines; none when an engine could not say.
-    pub(crate) async fn keep(&mut self, spec: Option<&HostSpec>, guests: Option<&BTreeSet<VpsId>>) {
+    /// Makes the rules what `spec` wants. `guests` are ours of all engines, with what the host's end of the card
+    /// is called of those that were adopted; none when an engine could not say.
+    pub(crate) async fn keep(
+        &mut self,
+        spec: Option<&HostSpec>,
+        guests: Option<&BTreeMap<VpsId, Option<String>>>,
+    ) {
         if let Some(spec) = spec {
             self.ports.learn(spec, guests);
         }

@@ -6,7 +6,7 @@ mod looks;
 pub mod memory;
 pub mod plan;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -184,8 +184,9 @@ impl<D: Driver> Reconciler<D> {
     async fn guard(&mut self, desired: &Desired, looks: &Looks) {
         let spec = desired.spec.as_deref().filter(|_| desired.mode != Mode::ReportOnly);
         let all_said = looks.values().all(|look| look.answer == Answer::Given);
-        let guests = looks.values().flat_map(|look| &look.guests).filter_map(|guest| guest.vps);
-        let guests: Option<BTreeSet<VpsId>> = all_said.then(|| guests.collect());
+        let guests = looks.values().flat_map(|look| &look.guests);
+        let guests = guests.filter_map(|guest| Some((guest.vps?, guest.port.clone())));
+        let guests: Option<BTreeMap<VpsId, Option<String>>> = all_said.then(|| guests.collect());
         {
             let mut keeping = std::pin::pin!(self.parts.network.keep(spec, guests.as_ref()));
             loop {

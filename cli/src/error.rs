@@ -128,6 +128,14 @@ pub(crate) enum Failure {
         /// Why.
         reason: String,
     },
+    /// Some guests were refused.
+    #[error("{refused} of {asked} guests cannot be adopted")]
+    NotAdopted {
+        /// How many were refused.
+        refused: usize,
+        /// Of how many.
+        asked: usize,
+    },
     /// Standard output.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -176,6 +184,7 @@ impl Failure {
             | Self::Socket { .. }
             | Self::Terminal(_)
             | Self::Console { .. }
+            | Self::NotAdopted { .. }
             | Self::Output(_)
             | Self::Format { .. } => false,
         }
@@ -218,6 +227,7 @@ impl Failure {
             )),
             Self::Operation { id, .. } => Some(format!("its trail: chomctl operation show {id}")),
             Self::Waited { id, .. } => Some(format!("go on waiting: chomctl operation wait {id}")),
+            Self::NotAdopted { .. } => Some("the lines above say why each was refused".to_owned()),
             Self::Mail { .. } => Some("the answers above say what the mail server minds".to_owned()),
             Self::Terminal(_) => Some("run it in a terminal, or with standard input from a pipe".to_owned()),
             Self::Console { .. } => None,

@@ -18,6 +18,7 @@ use crate::operation::{self, WaitOptions};
 use crate::session::{ListOptions, Reference, Session, read_text};
 use crate::shell::eprint_line;
 
+mod adopt;
 mod change;
 mod console;
 mod network;
@@ -36,6 +37,8 @@ const SSH_KEY_FILE_BYTES_MAX: usize = 64 * 1024;
 pub(crate) enum VpsCommand {
     /// Creates a VPS and starts it
     Create(Box<CreateOptions>),
+    /// Makes VPSs of guests that CHOM did not make, where they stand, without a restart
+    Adopt(Box<adopt::AdoptOptions>),
     /// Lists VPSs
     List {
         #[command(flatten)]
@@ -238,6 +241,7 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             let accepted = client.post(PATH, &request)?;
             finish(session, &client, accepted, wait)
         }
+        VpsCommand::Adopt(options) => adopt::run(session, *options),
         VpsCommand::List { list } => {
             let client = session.client()?;
             let rows: Vec<VpsView> = client.list(PATH, list.limit)?;

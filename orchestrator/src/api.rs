@@ -20,6 +20,7 @@ use crate::notify::Notifier;
 use crate::prometheus::HttpMetrics;
 use crate::store::Store;
 
+mod adoptions;
 mod alerts;
 mod answer;
 mod auth;
@@ -160,6 +161,8 @@ fn with_vps(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     router
         .routes(routes!(vps_servers::list, vps_servers::create))
         .routes(routes!(vps_servers::show, vps_servers::delete))
+        .routes(routes!(adoptions::adopt))
+        .routes(routes!(adoptions::plan))
         .routes(routes!(vps_servers::start))
         .routes(routes!(vps_servers::stop))
         .routes(routes!(vps_servers::restart))

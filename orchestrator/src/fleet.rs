@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::seal::{MasterKey, SealError};
 use crate::store::{Revision, Store};
 
+mod adopt;
 pub mod authority;
 pub mod catalogue;
 mod clone;

@@ -155,6 +155,9 @@ const ROUTES: &[(&str, Needs)] = &[
     ("console_token", change(Subject::Vps)),
     ("reset_password", change(Subject::Vps)),
     ("show_vps_network", read(Subject::Vps)),
+    // They are about guests of a host that nobody's tenant has yet.
+    ("adopt_vps", change(Subject::VpsCustody)),
+    ("plan_adoptions", change(Subject::VpsCustody)),
     ("hold_vps", change(Subject::VpsCustody)),
     ("suspend_vps", change(Subject::VpsCustody)),
     ("unsuspend_vps", change(Subject::VpsCustody)),

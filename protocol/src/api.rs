@@ -1,6 +1,7 @@
 //! The admin API's JSON: requests and views, shared by the orchestrator and chomctl. Views are made for readers; they are
 //! never what the store keeps. Times are RFC 3339 text in UTC; sizes are bytes.
 
+pub mod adoption;
 pub mod alerts;
 pub mod authorities;
 pub mod catalogue;

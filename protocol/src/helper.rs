@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign::Hardware;
 use crate::host::Acceleration;
 use crate::id::VpsId;
 use crate::link::codec::{EncodeError, to_bytes};
@@ -36,6 +37,9 @@ pub enum HelperRequest {
     /// Defines a guest (again) from files that are ready; does not start it. Another definition under the same id is
     /// replaced; the running guest keeps going and takes the change at its next start.
     Define(Box<GuestDefinition>),
+    /// Takes on a guest that CHOM did not make, and makes of it what the definition says; everything else about it stays
+    /// as it is. It is not restarted; what only a start takes up waits for its next one.
+    Adopt(AdoptedDefinition),
     /// Switches a defined guest on.
     Start {
         /// Which.
@@ -50,6 +54,8 @@ pub enum HelperRequest {
     GrowDisk {
         /// Which.
         vps: VpsId,
+        /// Which of its disks, as it is called among its devices.
+        device: String,
         /// To so many bytes.
         size: Bytes,
     },
@@ -175,6 +181,48 @@ pub struct ObservedGuest {
     pub restart_needed: bool,
     /// What it does.
     pub state: VpsState,
+    /// What a foreign guest is made of; none of ours, and where the engine could not say.
+    pub hardware: Option<Box<Hardware>>,
+    /// The host's end of the card of one that was adopted and runs, as it is called now; of others it has CHOM's name.
+    pub port: Option<String>,
+}
+
+/// What CHOM says of a guest that it did not make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptedDefinition {
+    /// Which VPS; also the guest's UUID.
+    pub vps: VpsId,
+    /// Which placement of it.
+    pub placement: u64,
+    /// Virtual processors.
+    pub cores: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// How large the guest sees its disk.
+    pub disk_size: Bytes,
+    /// Hardware address of the card that is guarded: from its next start on the host's end of it is called
+    /// [`crate::network::port_name`].
+    pub mac: [u8; 6],
+    /// Whether the cables of its cards are in.
+    pub connected: bool,
+}
+
+impl AdoptedDefinition {
+    /// As [`GuestDefinition::digest`].
+    ///
+    /// # Errors
+    /// None that is known: nothing in it depends on a path.
+    pub fn digest(&self) -> Result<Sha256, EncodeError> {
+        to_bytes(&(GUEST_LAYOUT, "adopted", self)).map(|bytes| Sha256::of(&bytes))
+    }
+
+    /// As [`GuestDefinition::boot_digest`].
+    ///
+    /// # Errors
+    /// As [`Self::digest`].
+    pub fn boot_digest(&self) -> Result<Sha256, EncodeError> {
+        Self { placement: 0, disk_size: Bytes(0), connected: true, ..*self }.digest()
+    }
 }
 
 /// All the engine needs to know to run a guest.

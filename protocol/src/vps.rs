@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::foreign::{Adopted, Hardware};
 use crate::id::{Name, SnapshotId, VpsId};
 use crate::network::{Attachment, Firewall, Rate, Traffic};
 use crate::units::{Bytes, UnixMillis};
@@ -338,8 +339,8 @@ pub struct VpsSpec {
     pub memory: Bytes,
     /// Size of its disk; disks never shrink.
     pub disk: Bytes,
-    /// What its disk was first made from.
-    pub image: ImageReference,
+    /// What its disk was first made from; none: it was adopted.
+    pub image: Option<ImageReference>,
     /// Its network card.
     pub interface: NetworkInterface,
     /// Public keys for its default user, one line each as in authorized_keys (sshd(8)).
@@ -352,6 +353,8 @@ pub struct VpsSpec {
     pub rescue: Option<ImageReference>,
     /// What is in its CD-ROM drive.
     pub iso: Option<IsoMedium>,
+    /// The guest of its host that it was adopted as; nothing is made for it then.
+    pub adopted: Option<Box<Adopted>>,
 }
 
 impl VpsSpec {
@@ -380,13 +383,15 @@ impl VpsSpec {
     /// Every image that the host must have for it.
     pub fn images(&self) -> impl Iterator<Item = &ImageReference> {
         let iso = self.iso.as_ref().map(|medium| &medium.image);
-        [Some(&self.image), self.rescue.as_ref(), iso].into_iter().flatten()
+        [self.image.as_ref(), self.rescue.as_ref(), iso].into_iter().flatten()
     }
 
     /// About how much memory it takes; its SSH keys are most of it.
     pub(crate) fn memory_bytes(&self) -> usize {
         let keys = self.ssh_keys.iter().map(|key| size_of::<String>() + key.len());
-        size_of::<Self>() + keys.sum::<usize>() + size_of_val(self.interface.firewall.rules.as_slice())
+        let adopted = self.adopted.as_ref().map_or(0, |adopted| adopted.memory_bytes());
+        let rules = size_of_val(self.interface.firewall.rules.as_slice());
+        size_of::<Self>() + keys.sum::<usize>() + rules + adopted
     }
 }
 
@@ -499,7 +504,7 @@ pub const GUEST_ADDRESSES_MAX: usize = 16;
 /// File systems of one guest that are kept, so that a status of many guests fits into its frame.
 pub const GUEST_FILE_SYSTEMS_MAX: usize = 16;
 
-/// A guest on the host that CHOM did not make: reported, never touched.
+/// A guest on the host that CHOM did not make: reported, never touched unless it is adopted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForeignGuest {
     /// Its engine.
@@ -508,6 +513,8 @@ pub struct ForeignGuest {
     pub name: String,
     /// What it does.
     pub state: VpsState,
+    /// What it is made of; none where its engine could not say.
+    pub hardware: Option<Box<Hardware>>,
 }
 
 /// What became of the VPSs and orders of one host, in order of id.

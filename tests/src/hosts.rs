@@ -121,6 +121,24 @@ pub fn built(name: &str) -> PathBuf {
     String::from_utf8(built.stdout).unwrap().trim().into()
 }
 
+/// The image of the tiny virtual machine that greets.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn machine_image() -> PathBuf {
+    built("image.sh")
+}
+
+/// As [`machine_image`], of the container.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn container_image() -> PathBuf {
+    built("container.sh")
+}
+
 /// What differs from test to test.
 #[derive(Debug, Clone)]
 pub struct SiteOptions {
@@ -478,7 +496,10 @@ impl Drop for RealHost {
 }
 
 /// Waits until a console greeted from a boot.
-fn greeting(boot: u32, console: impl Fn() -> String) -> String {
+///
+/// # Panics
+/// When it does not in time.
+pub fn greeting(boot: u32, console: impl Fn() -> String) -> String {
     let wanted = format!(" boot={boot} ");
     wait_for(&format!("the greeting of boot {boot}"), BOOT, || {
         let console = console();

@@ -1,6 +1,7 @@
 //! What the agent asks for, done with libvirt: the connection, the guests, the network. Every action looks first and is
 //! idempotent. A domain without CHOM's mark is reported and never touched.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use chom_protocol::VpsId;
@@ -21,6 +22,8 @@ use crate::state::vps_state;
 use crate::stats::{self, DomainStats};
 use crate::xml::{self, Mark};
 
+/// Guests that CHOM did not make.
+mod adopt;
 /// What is done to guests that run.
 mod live;
 
@@ -40,6 +43,8 @@ const NANOSECONDS: f64 = 1e9;
 #[derive(Default)]
 pub(crate) struct Engine {
     connect: Option<Connect>,
+    /// The guests that were adopted, by the last look: their names do not tell.
+    adopted: BTreeSet<VpsId>,
 }
 
 impl Engine {
@@ -54,15 +59,27 @@ impl Engine {
     }
 
     fn attempt(&mut self, request: &HelperRequest) -> Result<HelperReply, Problem> {
+        let known = match request {
+            HelperRequest::Measure => self.adopted.clone(),
+            _ => BTreeSet::new(),
+        };
         let connect = self.connect()?;
         match request {
             HelperRequest::Hello { .. } => Err(Problem::State("Hello comes once, and first".to_owned())),
-            HelperRequest::Observe => observe(connect),
-            HelperRequest::Measure => measure(connect).map(|points| HelperReply::Measured { points }),
+            HelperRequest::Observe => {
+                let reply = observe(connect)?;
+                self.adopted = adopted(&reply);
+                Ok(reply)
+            }
+            HelperRequest::Measure => {
+                let points = measure(connect, &known)?;
+                Ok(HelperReply::Measured { points })
+            }
+            HelperRequest::Adopt(guest) => adopt::adopt(connect, guest),
             HelperRequest::Define(guest) => define(connect, guest),
             HelperRequest::Start { vps } => start(connect, *vps),
             HelperRequest::Pause { vps } => live::pause(connect, *vps),
-            HelperRequest::GrowDisk { vps, size } => live::grow_disk(connect, *vps, *size),
+            HelperRequest::GrowDisk { vps, device, size } => live::grow_disk(connect, *vps, device, *size),
             HelperRequest::Shutdown { vps } => shutdown(connect, *vps),
             HelperRequest::PowerOff { vps } => power_off(connect, *vps),
             HelperRequest::Undefine { vps } => undefine(connect, *vps),
@@ -123,18 +140,31 @@ fn observe(connect: &Connect) -> Result<HelperReply, Problem> {
             build: mark.map_or(0, |mark| mark.build),
             definition: mark.map(|mark| mark.definition),
             changed_by_hand: match &mark {
+                // Its definition is its owner's.
+                Some(Mark { adopted: Some(_), .. }) => false,
                 Some(mark) => mark.kept != Some(kept(&stats.domain).map_err(Problem::libvirt(doing))?),
                 None => false,
             },
             restart_needed: mark.is_some_and(|mark| live::waits_for_start(&stats.domain, &mark)),
             state: vps_state(state, part("state.reason").unwrap_or(0)),
+            hardware: match mark {
+                Some(_) => None,
+                None => adopt::hardware(connect, &stats.domain).map(Box::new),
+            },
+            port: mark.and_then(|mark| adopt::port(&stats.domain, mark.adopted?)),
         });
     }
     guests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(HelperReply::Observed { engine_version: spell_version(version), guests })
 }
 
-fn measure(connect: &Connect) -> Result<Vec<Point>, Problem> {
+fn adopted(reply: &HelperReply) -> BTreeSet<VpsId> {
+    let HelperReply::Observed { guests, .. } = reply else { return BTreeSet::new() };
+    let ours = guests.iter().filter_map(|guest| Some((guest.vps?, &guest.name)));
+    ours.filter(|(vps, name)| **name != GuestDefinition::guest_name(*vps)).map(|(vps, _)| vps).collect()
+}
+
+fn measure(connect: &Connect, adopted: &BTreeSet<VpsId>) -> Result<Vec<Point>, Problem> {
     let groups = sys::VIR_DOMAIN_STATS_CPU_TOTAL
         | sys::VIR_DOMAIN_STATS_BALLOON
         | sys::VIR_DOMAIN_STATS_INTERFACE
@@ -146,7 +176,7 @@ fn measure(connect: &Connect) -> Result<Vec<Point>, Problem> {
         let (Ok(name), Ok(uuid)) = (stats.domain.name(), stats.domain.uuid()) else { continue };
         let vps = VpsId::new(uuid);
         // Reading harms nobody: the name is enough here and spares one call for each guest.
-        if name == GuestDefinition::guest_name(vps) {
+        if name == GuestDefinition::guest_name(vps) || adopted.contains(&vps) {
             points.extend(points_of(vps, stats));
         }
     }
@@ -189,7 +219,8 @@ fn define(connect: &Connect, guest: &GuestDefinition) -> Result<HelperReply, Pro
         Problem::State(format!("the definition of VPS {} cannot be written: {error}", guest.vps))
     })?;
     let boot = guest.boot_digest().ok();
-    let mut mark = Mark { placement: guest.placement, build: guest.build, definition, boot, kept: None };
+    let mut mark =
+        Mark { placement: guest.placement, build: guest.build, definition, boot, kept: None, adopted: None };
     let doing = || format!("cannot define the guest of VPS {}", guest.vps);
     if let Some(domain) = find_ours(connect, guest.vps)? {
         let is = marked(&domain).map_err(Problem::libvirt("cannot read the guest's metadata"))?;
@@ -206,17 +237,15 @@ fn define(connect: &Connect, guest: &GuestDefinition) -> Result<HelperReply, Pro
     let domain = connect.define_domain_xml(&document).map_err(Problem::libvirt(doing()))?;
     // libvirt fills in what the document left open: what it keeps is what a change by hand is measured against.
     mark.kept = Some(kept(&domain).map_err(Problem::libvirt(doing()))?);
-    domain
-        .set_metadata(
-            i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(i32::MAX),
-            Some(&mark.element("")),
-            Some("chom"),
-            Some(xml::NAMESPACE),
-            sys::VIR_DOMAIN_AFFECT_CONFIG,
-        )
-        .map_err(Problem::libvirt(doing()))?;
+    put_mark(&domain, &mark, sys::VIR_DOMAIN_AFFECT_CONFIG).map_err(Problem::libvirt(doing()))?;
     change_medium(&domain, guest)?;
     Ok(HelperReply::Done)
+}
+
+/// Writes CHOM's mark on what a domain will be, on what it is while it runs, or on both.
+fn put_mark(domain: &Domain, mark: &Mark, which: u32) -> Result<(), Error> {
+    let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(i32::MAX);
+    domain.set_metadata(kind, Some(&mark.element("")), Some("chom"), Some(xml::NAMESPACE), which).map(drop)
 }
 
 /// The digest of what libvirt keeps of a domain for its next start.

@@ -4,6 +4,7 @@
 
 mod engine;
 mod guest;
+mod hardware;
 mod problem;
 mod serve;
 mod snapshot;

@@ -27,12 +27,14 @@ pub(crate) struct Mark {
     pub(crate) boot: Option<Sha256>,
     /// Of the document that libvirt made of it, this mark apart; none until it has.
     pub(crate) kept: Option<Sha256>,
+    /// It was adopted: the hardware address of the card that is guarded.
+    pub(crate) adopted: Option<[u8; 6]>,
 }
 
 impl Mark {
     /// The mark as an element of the domain's metadata.
     pub(crate) fn element(&self, prefix: &str) -> String {
-        let Self { placement, build, definition, boot, kept } = self;
+        let Self { placement, build, definition, boot, kept, adopted } = self;
         let (space, tag) = match prefix {
             "" => (format!("xmlns='{NAMESPACE}'"), "guest".to_owned()),
             prefix => (format!("xmlns:{prefix}='{NAMESPACE}'"), format!("{prefix}:guest")),
@@ -44,6 +46,9 @@ impl Mark {
                 // Writing to a String cannot fail.
                 let _ = write!(element, " {name}='{digest}'");
             }
+        }
+        if let Some(mac) = adopted {
+            let _ = write!(element, " adopted='{}'", spell_mac(*mac));
         }
         element + "/>"
     }
@@ -194,7 +199,7 @@ pub(crate) fn domain(guest: &GuestDefinition, mark: &Mark) -> Result<String, Str
 
 /// The network card. The host's end has a name of its own, so that the agent's rules for it stand before the guest starts.
 fn card(guest: &GuestDefinition) -> String {
-    let mac = guest.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mac = spell_mac(guest.mac);
     let port = port_name(guest.vps);
     let cable = if guest.connected { "" } else { "\n      <link state='down'/>" };
     // Names of bridges are letters, digits and `-_.`: nothing in them is escaped.
@@ -254,6 +259,7 @@ pub(crate) fn mark(metadata: &str) -> Option<Mark> {
         definition: digest(metadata, "definition")?,
         boot: digest(metadata, "boot"),
         kept: digest(metadata, "kept"),
+        adopted: attribute(metadata, "adopted").and_then(parse_mac),
     })
 }
 
@@ -261,8 +267,23 @@ fn digest(element: &str, name: &str) -> Option<Sha256> {
     Sha256::try_from(attribute(element, name)?.to_owned()).ok()
 }
 
-/// An attribute of the first element. Its values here are numbers and digests: nothing in them is escaped.
-fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
+/// A hardware address as people write it.
+pub(crate) fn spell_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// A hardware address as libvirt writes it.
+pub(crate) fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut parts = text.split(':').map(|part| u8::from_str_radix(part, 16).ok());
+    let mut mac = [0; 6];
+    for byte in &mut mac {
+        *byte = parts.next()??;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+/// An attribute of the first element, escaped as it stands there.
+pub(crate) fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     let (tag, _) = element.split_once('>')?;
     let mut rest = tag;
     while let Some((before, after)) = rest.split_once('=') {
@@ -356,7 +377,7 @@ mod tests {
     }
 
     fn blank() -> Mark {
-        Mark { placement: 3, build: 0, definition: Sha256::of(b""), boot: None, kept: None }
+        Mark { placement: 3, build: 0, definition: Sha256::of(b""), boot: None, kept: None, adopted: None }
     }
 
     fn render(guest: &GuestDefinition) -> String {
@@ -582,8 +603,14 @@ mod tests {
     fn a_mark_is_read_back_however_libvirt_writes_it() {
         let digest = Sha256::of(b"x");
         let want = Some(Mark { placement: 7, definition: digest, ..blank() });
-        let full =
-            Mark { placement: 7, build: 2, definition: digest, boot: Some(digest), kept: Some(digest) };
+        let full = Mark {
+            placement: 7,
+            build: 2,
+            definition: digest,
+            boot: Some(digest),
+            kept: Some(digest),
+            adopted: Some([0x52, 0x54, 0, 0xab, 1, 0xff]),
+        };
         assert_eq!(mark(&full.element("chom")), Some(full));
         assert_eq!(mark(&full.element("")), Some(full));
         for text in [

@@ -66,6 +66,10 @@ impl Driver for AnyDriver {
         each!(self, driver => driver.prepare(spec, image, user_data).await)
     }
 
+    async fn adopt(&self, spec: &VpsSpec) -> Result<(), DriverError> {
+        each!(self, driver => driver.adopt(spec).await)
+    }
+
     async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
         each!(self, driver => driver.start(vps).await)
     }

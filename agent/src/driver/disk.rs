@@ -17,7 +17,10 @@ use super::seed::{SEED_PREFIX, SEED_SUFFIX, Seed};
 use super::snapshot::SnapshotName;
 use crate::durable;
 
+mod adopted;
 mod snapshots;
+
+pub(crate) use adopted::{size as adopted_size, stands_on};
 
 /// Making an overlay or reading a header touches a few blocks; a minute is a disk that hangs.
 const QEMU_IMG: Program =
@@ -89,6 +92,9 @@ pub enum DiskError {
         /// Why.
         source: serde_json::Error,
     },
+    /// Nothing to make it from.
+    #[error("it was adopted and has no image that a disk could be made from")]
+    NoImage,
     /// The disk would cut its image off.
     #[error(
         "a disk of {disk} cannot hold the image, which has {image}: choose a larger size or another image"
@@ -134,6 +140,7 @@ impl DiskError {
         match self {
             Self::Io { .. } | Self::Command(_) | Self::Answer { .. } | Self::Source { .. } => true,
             Self::Image { .. }
+            | Self::NoImage
             | Self::Shrinks { .. }
             | Self::Format { .. }
             | Self::Small { .. }
@@ -207,7 +214,10 @@ impl Disks {
         }
         if !exists(&files.disk)? {
             match spec.source {
-                None => create_overlay(&spec.image, image, Some(spec.disk), &files.disk).await?,
+                None => {
+                    let reference = spec.image.as_ref().ok_or(DiskError::NoImage)?;
+                    create_overlay(reference, image, Some(spec.disk), &files.disk).await?;
+                }
                 Some(source) => self.copy_disk(spec, source).await?,
             }
         }
@@ -229,12 +239,12 @@ impl Disks {
     }
 
     /// Makes the disk of a guest that is off larger. QEMU's lock on the file keeps it from one that is on.
-    pub(crate) async fn grow(&self, files: &VpsFiles, size: Bytes) -> Result<(), DiskError> {
-        let mut arguments = options(&["resize", "-q", "-f", "qcow2"]);
-        arguments.push((&files.disk).into());
+    pub(crate) async fn grow(&self, disk: &Path, format: &str, size: Bytes) -> Result<(), DiskError> {
+        let mut arguments = options(&["resize", "-q", "-f", format]);
+        arguments.push(disk.into());
         arguments.push(size.0.to_string().into());
         QEMU_IMG.succeed(&arguments).await?;
-        sync(&files.disk)
+        sync(disk)
     }
 
     /// Removes seeds and rescue disks that the guest's definition does not name any more, and disks of older builds. A guest that runs
@@ -253,8 +263,9 @@ impl Disks {
         Ok(())
     }
 
-    /// Removes a VPS's folder for good, and nothing else. Not there: done.
-    pub(crate) fn destroy(&self, vps: VpsId) -> Result<(), DiskError> {
+    /// Removes a VPS's folder for good, and the files of the disks that it was adopted with; nothing else. Not there: done.
+    /// `others` are the disks of all foreign guests.
+    pub(crate) fn destroy(&self, vps: VpsId, others: &[PathBuf]) -> Result<(), DiskError> {
         // Built from a typed id, so it is one step below the root; a link there would lead elsewhere.
         let folder = self.folder(vps);
         match fs::symlink_metadata(&folder) {
@@ -263,6 +274,7 @@ impl Disks {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io_error("look at", &folder)(error)),
         }
+        self.remove_adopted(vps, others)?;
         fs::remove_dir_all(&folder).map_err(io_error("remove the folder", &folder))?;
         sync(&self.root)
     }
@@ -441,7 +453,7 @@ mod tests {
         let mut spec = VpsSpec { disk: Bytes::mib(16), ..spec() };
         let first = disks.prepare(&spec, &image, None, None).await.unwrap();
         assert_eq!(disks.size(&first).await.unwrap(), Bytes::mib(16));
-        disks.grow(&first, Bytes::mib(24)).await.unwrap();
+        disks.grow(&first.disk, "qcow2", Bytes::mib(24)).await.unwrap();
         assert_eq!(disks.size(&first).await.unwrap(), Bytes::mib(24));
 
         spec.build = 2;
@@ -475,16 +487,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::new(folder.path().join("vps"));
         let (ours, other) = (spec().id, "0190f6d2-8f3e-7cc0-9d4c-000000000000".parse().unwrap());
-        disks.destroy(ours).unwrap();
+        disks.destroy(ours, &[]).unwrap();
         for vps in [ours, other] {
             fs::create_dir_all(disks.folder(vps)).unwrap();
             fs::write(disks.folder(vps).join("disk.qcow2"), b"").unwrap();
         }
-        disks.destroy(ours).unwrap();
+        disks.destroy(ours, &[]).unwrap();
         assert!(!disks.folder(ours).exists() && disks.folder(other).join("disk.qcow2").exists());
 
         std::os::unix::fs::symlink(disks.folder(other), disks.folder(ours)).unwrap();
-        assert!(disks.destroy(ours).is_err());
+        assert!(disks.destroy(ours, &[]).is_err());
         assert!(disks.folder(other).join("disk.qcow2").exists());
     }
 }

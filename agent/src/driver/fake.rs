@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chom_protocol::foreign::Hardware;
 use chom_protocol::helper::{GuestDefinition, ObservedGuest};
 use chom_protocol::host::{Acceleration, EngineStatus};
 use chom_protocol::link::tunnel::{Secret, TerminalSize};
@@ -32,6 +33,8 @@ pub enum Call {
     Observe,
     /// `prepare`.
     Prepare,
+    /// `adopt`.
+    Adopt,
     /// `start`.
     Start,
     /// `pause`.
@@ -120,8 +123,8 @@ impl FakeGuest {
 pub struct World {
     /// Ours.
     pub guests: BTreeMap<VpsId, FakeGuest>,
-    /// Somebody else's, by name.
-    pub foreign: BTreeMap<String, VpsState>,
+    /// Somebody else's, by name: what each does, and what it is made of.
+    pub foreign: BTreeMap<String, (VpsState, Hardware)>,
     /// What goes wrong with which call; of one VPS, or of all.
     pub faults: BTreeMap<(Call, Option<VpsId>), Fault>,
     /// How long every call takes.
@@ -303,7 +306,8 @@ fn digest(spec: &VpsSpec) -> Sha256 {
 
 /// Of what only a start takes up.
 fn boot_digest(spec: &VpsSpec) -> Sha256 {
-    let text = format!("{} {} {} {} {}", spec.name, spec.build, spec.cores, spec.memory.0, spec.image.sha256);
+    let image = spec.image.as_ref().map_or(Sha256([0; 32]), |image| image.sha256);
+    let text = format!("{} {} {} {} {image}", spec.name, spec.build, spec.cores, spec.memory.0);
     Sha256::of(text.as_bytes())
 }
 
@@ -333,8 +337,10 @@ impl Driver for FakeDriver {
             changed_by_hand: guest.changed_by_hand,
             restart_needed: is_on(guest.state) && guest.boot.1 != Some(guest.boot.0),
             state: guest.state,
+            hardware: None,
+            port: None,
         });
-        let foreign = world.foreign.iter().map(|(name, &state)| ObservedGuest {
+        let foreign = world.foreign.iter().map(|(name, (state, hardware))| ObservedGuest {
             name: name.clone(),
             vps: None,
             placement: 0,
@@ -342,7 +348,9 @@ impl Driver for FakeDriver {
             definition: None,
             changed_by_hand: false,
             restart_needed: false,
-            state,
+            state: *state,
+            hardware: Some(Box::new(hardware.clone())),
+            port: None,
         });
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let engine = EngineStatus { version, problem: None, ..self.unasked() };
@@ -398,6 +406,39 @@ impl Driver for FakeDriver {
             (false, true) => world.note(&format!("rebuilt-{}", spec.build), spec.id),
             (false, false) => Ok(()),
         }
+    }
+
+    async fn adopt(&self, spec: &VpsSpec) -> Result<(), DriverError> {
+        self.enter(Call::Adopt, Some(spec.id)).await?;
+        let mut world = self.world();
+        let found = world.foreign.iter().find(|(_, (_, hardware))| hardware.id == spec.id);
+        if let Some((name, state)) = found.map(|(name, (state, _))| (name.clone(), *state)) {
+            world.foreign.remove(&name);
+            let boot = boot_digest(spec);
+            let guest = FakeGuest {
+                placement: spec.placement,
+                definition: digest(spec),
+                state,
+                deaf: false,
+                starts: 0,
+                disks: 1,
+                content: String::new(),
+                snapshots: BTreeMap::new(),
+                build: spec.build,
+                disk: spec.disk,
+                connected: spec.is_connected(),
+                boot: (boot, Some(boot)),
+                changed_by_hand: false,
+            };
+            world.guests.insert(spec.id, guest);
+        }
+        let missing = || {
+            DriverError::passing(format!("there is no guest here that VPS {} could be adopted as", spec.id))
+        };
+        let guest = world.guests.get_mut(&spec.id).ok_or_else(missing)?;
+        (guest.placement, guest.definition, guest.boot.0) = (spec.placement, digest(spec), boot_digest(spec));
+        (guest.disk, guest.connected) = (guest.disk.max(spec.disk), spec.is_connected());
+        world.save(Call::Adopt, spec.id)
     }
 
     async fn start(&self, vps: VpsId) -> Result<(), DriverError> {

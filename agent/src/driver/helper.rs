@@ -247,6 +247,7 @@ pub(crate) fn name(request: &HelperRequest) -> &'static str {
         HelperRequest::Hello { .. } => "Hello",
         HelperRequest::Observe => "Observe",
         HelperRequest::Define(_) => "Define",
+        HelperRequest::Adopt(_) => "Adopt",
         HelperRequest::Start { .. } => "Start",
         HelperRequest::Pause { .. } => "Pause",
         HelperRequest::GrowDisk { .. } => "GrowDisk",

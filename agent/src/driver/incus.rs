@@ -1,6 +1,7 @@
 //! The Incus driver: system containers, by Incus' REST API. What a VPS looks like there is `instance`'s to say. Decides
 //! nothing about what should be.
 
+mod adopted;
 mod api;
 mod exec;
 mod facts;
@@ -11,6 +12,7 @@ mod snapshots;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chom_protocol::VpsId;
@@ -19,7 +21,9 @@ use chom_protocol::host::{Acceleration, EngineStatus};
 use chom_protocol::link::tunnel::{Secret, TerminalSize};
 use chom_protocol::network::Attachment;
 use chom_protocol::sample::Point;
-use chom_protocol::vps::{CloneSource, Engine, GuestFacts, ImageFormat, Sha256, VpsSpec, VpsState};
+use chom_protocol::vps::{
+    CloneSource, Engine, GuestFacts, ImageFormat, ImageReference, Sha256, VpsSpec, VpsState,
+};
 use hyper::Method;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -59,13 +63,21 @@ pub struct IncusDriver {
     version: Mutex<Option<(Instant, String)>>,
     /// One import at a time: VPSs that are made together mostly want the same image.
     importing: Mutex<()>,
+    /// What the instances that were adopted are called, by the last look.
+    names: std::sync::Mutex<BTreeMap<VpsId, String>>,
 }
 
 impl IncusDriver {
     /// A driver that talks to the Incus which listens at `socket`. `shared` is libvirt's network, if libvirt is here too.
     #[must_use]
     pub fn new(socket: PathBuf, shared: Option<SharedNetwork>) -> Self {
-        Self { api: IncusApi::new(socket), shared, version: Mutex::default(), importing: Mutex::default() }
+        Self {
+            api: IncusApi::new(socket),
+            shared,
+            version: Mutex::default(),
+            importing: Mutex::default(),
+            names: std::sync::Mutex::default(),
+        }
     }
 
     async fn version(&self) -> Result<String, IncusError> {
@@ -93,16 +105,33 @@ impl IncusDriver {
         // One question for all, without what they use: that would cost Incus a process for each.
         let instances: Vec<Instance> = self.api.get("/1.0/instances?recursion=1").await?;
         let engine = EngineStatus { version, problem: None, ..self.unasked() };
+        let adopted = instances.iter().filter(|instance| instance.is_adopted());
+        let names = adopted.filter_map(|instance| Some((instance.vps()?, instance.name().to_owned())));
+        *self.names() = names.collect();
         let snapshots = snapshots::look(&self.api, &instances).await;
         // What is being made to succeed another one is no guest yet.
         let guests = instances.into_iter().filter(|instance| !instance.is_successor());
         Ok(Observed { engine, guests: guests.map(Instance::observed).collect(), snapshots })
     }
 
+    fn names(&self) -> MutexGuard<'_, BTreeMap<VpsId, String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember_name(&self, vps: VpsId, name: &str) {
+        self.names().insert(vps, name.to_owned());
+    }
+
+    /// Where its instance is: under its own name, if it was adopted.
+    fn path(&self, vps: VpsId) -> String {
+        let name = self.names().get(&vps).cloned().unwrap_or_else(|| GuestDefinition::guest_name(vps));
+        path_of(&name)
+    }
+
     /// The instance of a VPS; none if there is none, an error if somebody else made it.
     async fn find(&self, vps: VpsId) -> Result<Option<Instance>, DriverError> {
         let doing = || format!("cannot look up the container of VPS {vps}");
-        match self.api.get::<Instance>(&path(vps)).await {
+        match self.api.get::<Instance>(&self.path(vps)).await {
             Ok(instance) if instance.vps() == Some(vps) => Ok(Some(instance)),
             Ok(_) => Err(DriverError::lasting(format!(
                 "the Incus instance `{}` is not CHOM's and is left alone: rename or remove it",
@@ -121,19 +150,22 @@ impl IncusDriver {
         image: &Path,
         definition: &Definition,
     ) -> Result<(), DriverError> {
-        if spec.image.format != ImageFormat::IncusTarball {
+        let Some(from) = &spec.image else {
+            return Err(DriverError::lasting(format!("VPS {} was adopted and has no image", spec.id)));
+        };
+        if from.format != ImageFormat::IncusTarball {
             return Err(DriverError::lasting(format!(
                 "image `{}` is of format {}, which no container is made from: choose another image",
-                spec.image.name, spec.image.format
+                from.name, from.format
             )));
         }
         let copied = spec.source.is_some();
         match spec.source {
             Some(CloneSource { vps, snapshot: None }) => {
-                snapshots::take(&self.api, vps, SnapshotName::ForClone(spec.id)).await?;
+                snapshots::take(self, vps, SnapshotName::ForClone(spec.id)).await?;
             }
             Some(_) => {}
-            None => self.import(spec, image).await?,
+            None => self.import(from, image).await?,
         }
         let pool = self.pool().await?;
         if spec.interface.attachment == Attachment::Nat {
@@ -146,16 +178,16 @@ impl IncusDriver {
     }
 
     async fn has_snapshots(&self, vps: VpsId) -> Result<bool, DriverError> {
-        let listed: Result<Vec<String>, _> = self.api.get(&format!("{}/snapshots", path(vps))).await;
+        let listed: Result<Vec<String>, _> = self.api.get(&format!("{}/snapshots", self.path(vps))).await;
         let listed = listed.map_err(failed(format!("cannot list the snapshots of VPS {vps}")))?;
         Ok(!listed.is_empty())
     }
 
     /// Gives Incus the image, once. A unified image's fingerprint is the digest of its file.
-    async fn import(&self, spec: &VpsSpec, image: &Path) -> Result<(), DriverError> {
-        let doing = format!("cannot give image `{}` to Incus", spec.image.name);
+    async fn import(&self, from: &ImageReference, image: &Path) -> Result<(), DriverError> {
+        let doing = format!("cannot give image `{}` to Incus", from.name);
         let _one = self.importing.lock().await;
-        let known = format!("/1.0/images/{}", spec.image.sha256);
+        let known = format!("/1.0/images/{}", from.sha256);
         match self.api.get::<IgnoredAny>(&known).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_not_found() => {}
@@ -165,9 +197,9 @@ impl IncusDriver {
         let file = File::open(image).await.map_err(unreadable).map_err(failed(doing.clone()))?;
         let size = file.metadata().await.map_err(unreadable).map_err(failed(doing.clone()))?.len();
         let headers = vec![
-            ("x-incus-filename", spec.image.sha256.to_string()),
+            ("x-incus-filename", from.sha256.to_string()),
             // A name is letters, digits and hyphens: nothing in it needs escaping.
-            ("x-incus-properties", format!("description=chom-{}&user.chom.image=true", spec.image.name)),
+            ("x-incus-properties", format!("description=chom-{}&user.chom.image=true", from.name)),
         ];
         let payload = Payload::File { file, left: size, headers };
         match self.api.act(Method::POST, "/1.0/images", payload, CREATE_SECONDS_MAX).await {
@@ -214,7 +246,7 @@ impl IncusDriver {
     /// Switches a container and waits for it.
     async fn switch(&self, vps: VpsId, doing: &str, action: &str, force: bool) -> Result<(), DriverError> {
         let request = json!({ "action": action, "force": force, "timeout": SWITCH_SECONDS_MAX });
-        let path = format!("{}/state", path(vps));
+        let path = format!("{}/state", self.path(vps));
         let switched = self.api.act(Method::PUT, &path, Payload::json(&request), SWITCH_SECONDS_MAX).await;
         match switched {
             // It came to that meanwhile.
@@ -268,13 +300,17 @@ impl Driver for IncusDriver {
                     None => self.pool().await?,
                 };
                 let request = Payload::json(&definition.update(&pool));
-                let path = path(spec.id);
+                let path = self.path(spec.id);
                 let changed = self.api.act(Method::PATCH, &path, request, SWITCH_SECONDS_MAX).await;
                 changed.map_err(failed(doing))
             }
             None if spec.build > 0 => rebuild::exchange(self, spec, image, &definition, None).await,
             None => self.make(spec, &name, image, &definition).await,
         }
+    }
+
+    async fn adopt(&self, spec: &VpsSpec) -> Result<(), DriverError> {
+        adopted::adopt(self, spec).await
     }
 
     async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
@@ -287,6 +323,9 @@ impl Driver for IncusDriver {
             VpsState::Running => Ok(()),
             VpsState::Paused => self.switch(vps, "resume", "unfreeze", false).await,
             _ => {
+                if instance.is_adopted() {
+                    adopted::name_port(self, vps, &instance).await?;
+                }
                 network::remove_left_over(vps).await?;
                 if instance.is_behind_nat() {
                     network::ensure(&self.api, self.shared.as_ref()).await?;
@@ -311,7 +350,7 @@ impl Driver for IncusDriver {
             return Ok(());
         }
         let request = json!({ "action": "stop", "force": false, "timeout": SHUTDOWN_SECONDS });
-        let path = format!("{}/state", path(vps));
+        let path = format!("{}/state", self.path(vps));
         match self.api.begin(Method::PUT, &path, Payload::json(&request), SHUTDOWN_SECONDS).await {
             Ok(_) => Ok(()),
             Err(error) => Err(failed(format!("cannot ask VPS {vps} to shut down"))(error)),
@@ -332,7 +371,8 @@ impl Driver for IncusDriver {
         if self.find(vps).await?.is_none() {
             return Ok(());
         }
-        let removed = self.api.act(Method::DELETE, &path(vps), Payload::none(), DELETE_SECONDS_MAX).await;
+        let removed =
+            self.api.act(Method::DELETE, &self.path(vps), Payload::none(), DELETE_SECONDS_MAX).await;
         match removed {
             Err(error) if error.is_not_found() => Ok(()),
             removed => removed.map_err(failed(format!("cannot remove the container of VPS {vps}"))),
@@ -340,15 +380,15 @@ impl Driver for IncusDriver {
     }
 
     async fn take_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
-        snapshots::take(&self.api, vps, name).await
+        snapshots::take(self, vps, name).await
     }
 
     async fn restore_snapshot(&self, spec: &VpsSpec, name: SnapshotName) -> Result<(), DriverError> {
-        snapshots::restore(&self.api, spec, name).await
+        snapshots::restore(self, spec, name).await
     }
 
     async fn delete_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
-        snapshots::delete(&self.api, vps, name).await
+        snapshots::delete(self, vps, name).await
     }
 
     async fn measure(&self) -> Result<Vec<Point>, DriverError> {
@@ -363,7 +403,7 @@ impl Driver for IncusDriver {
         size: watch::Receiver<TerminalSize>,
     ) -> Result<Box<dyn Pipe>, DriverError> {
         self.is_on(vps).await?;
-        match exec::shell(&self.api, &path(vps), size).await {
+        match exec::shell(&self.api, &self.path(vps), size).await {
             Ok(shell) => Ok(Box::new(shell)),
             Err(error) => Err(failed(format!("cannot open a shell in VPS {vps}"))(error)),
         }
@@ -376,7 +416,7 @@ impl Driver for IncusDriver {
     async fn facts(&self, vps: VpsId) -> Result<GuestFacts, DriverError> {
         let doing = format!("cannot see how the container of VPS {vps} is");
         self.is_on(vps).await?;
-        let asked = self.api.get::<GuestState>(&format!("{}/state", path(vps))).await;
+        let asked = self.api.get::<GuestState>(&format!("{}/state", self.path(vps))).await;
         let state = asked.map_err(failed(doing))?;
         let files = chom_supervise::aside(move || facts::read(state.pid).map(|files| (state, files))).await;
         let off = || DriverError::passing(format!("VPS {vps} went off meanwhile"));
@@ -386,7 +426,7 @@ impl Driver for IncusDriver {
     async fn set_password(&self, vps: VpsId, user: &str, password: &Secret) -> Result<(), DriverError> {
         self.is_on(vps).await?;
         let doing = format!("cannot set the password in VPS {vps}");
-        match exec::set_password(&self.api, &path(vps), user, password).await {
+        match exec::set_password(&self.api, &self.path(vps), user, password).await {
             Ok(()) => Ok(()),
             Err(Unset::Incus(error)) => Err(failed(doing)(error)),
             Err(Unset::Said { code, words }) => Err(DriverError::lasting(format!(
@@ -397,12 +437,8 @@ impl Driver for IncusDriver {
     }
 
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
-        Some(instance::digest(spec))
+        Some(if spec.adopted.is_some() { adopted::digest(spec) } else { instance::digest(spec) })
     }
-}
-
-fn path(vps: VpsId) -> String {
-    path_of(&GuestDefinition::guest_name(vps))
 }
 
 fn path_of(name: &str) -> String {

@@ -18,6 +18,7 @@ use nix::fcntl::OFlag;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::acceleration::Verdict;
@@ -26,6 +27,9 @@ use super::helper::{Helper, HelperError};
 use super::snapshot::{SnapshotName, Snapshots};
 use super::{Driver, DriverError, Observed, Pipe};
 use crate::image::ImageCache;
+use adopted::Sizes;
+
+mod adopted;
 
 /// The package that has the helper.
 const PACKAGE: &str = "chom-agent-libvirt";
@@ -45,6 +49,8 @@ const ACTION_SECONDS_MAX: u64 = 90;
 /// and writes wait meanwhile.
 const SNAPSHOT_SECONDS_MAX: u64 = 540;
 
+/// A guest's own disk among its devices.
+const DISK: &str = "vda";
 /// What QEMU rounds the sizes of disks up to.
 const SECTOR_BYTES: u64 = 512;
 
@@ -55,6 +61,7 @@ pub struct LibvirtDriver {
     disks: Disks,
     images: ImageCache,
     verdict: Verdict,
+    sizes: Sizes,
 }
 
 impl LibvirtDriver {
@@ -64,7 +71,7 @@ impl LibvirtDriver {
     #[must_use]
     pub fn new(helper: PathBuf, vps_folder: PathBuf, images: ImageCache, verdict: Verdict) -> Self {
         let helper = Arc::new(Helper::new(helper, PACKAGE));
-        Self { helper, disks: Disks::new(vps_folder), images, verdict }
+        Self { helper, disks: Disks::new(vps_folder), images, verdict, sizes: Sizes::default() }
     }
 
     /// The network behind NAT, for engines that share it.
@@ -105,10 +112,21 @@ impl LibvirtDriver {
         if has == wanted {
             return Ok(());
         }
-        let request = HelperRequest::GrowDisk { vps: spec.id, size: wanted };
+        self.grow_to(spec.id, DISK, &files.disk, "qcow2", wanted).await
+    }
+
+    async fn grow_to(
+        &self,
+        vps: VpsId,
+        device: &str,
+        disk: &Path,
+        format: &str,
+        size: Bytes,
+    ) -> Result<(), DriverError> {
+        let request = HelperRequest::GrowDisk { vps, device: device.to_owned(), size };
         match self.ask(&request, ACTION_SECONDS_MAX).await? {
             HelperReply::Done => Ok(()),
-            HelperReply::Off => Ok(self.disks.grow(files, wanted).await?),
+            HelperReply::Off => Ok(self.disks.grow(disk, format, size).await?),
             _ => Err(unexpected(&request)),
         }
     }
@@ -198,13 +216,16 @@ impl Driver for LibvirtDriver {
 
     async fn observe(&self) -> Result<Observed, DriverError> {
         match self.ask(&HelperRequest::Observe, OBSERVE_SECONDS_MAX).await? {
-            HelperReply::Observed { engine_version, guests } => Ok(Observed {
-                snapshots: self
-                    .look_at_snapshots(guests.iter().filter_map(|guest| guest.vps).collect())
-                    .await,
-                engine: EngineStatus { version: engine_version, problem: None, ..self.unasked() },
-                guests,
-            }),
+            HelperReply::Observed { engine_version, mut guests } => {
+                self.sizes.fill_in(&mut guests).await;
+                Ok(Observed {
+                    snapshots: self
+                        .look_at_snapshots(guests.iter().filter_map(|guest| guest.vps).collect())
+                        .await,
+                    engine: EngineStatus { version: engine_version, problem: None, ..self.unasked() },
+                    guests,
+                })
+            }
             _ => Err(unexpected(&HelperRequest::Observe)),
         }
     }
@@ -228,6 +249,10 @@ impl Driver for LibvirtDriver {
         Ok(())
     }
 
+    async fn adopt(&self, spec: &VpsSpec) -> Result<(), DriverError> {
+        adopted::adopt(self, spec).await
+    }
+
     async fn start(&self, vps: VpsId) -> Result<(), DriverError> {
         self.act(HelperRequest::Start { vps }).await
     }
@@ -241,13 +266,23 @@ impl Driver for LibvirtDriver {
     }
 
     async fn power_off(&self, vps: VpsId) -> Result<(), DriverError> {
+        if adopted::look(self, vps).await?.is_some_and(|look| look.is_foreign) {
+            return Ok(());
+        }
         self.act(HelperRequest::PowerOff { vps }).await
     }
 
     async fn destroy(&self, vps: VpsId) -> Result<(), DriverError> {
+        let adopted = adopted::look(self, vps).await?;
+        if adopted.as_ref().is_some_and(|look| look.is_foreign) {
+            return Ok(self.disks.forget_adopted(vps)?);
+        }
         // The definition first: a guest without files could still be started, files without a guest only take space.
         self.act(HelperRequest::Undefine { vps }).await?;
-        Ok(self.disks.destroy(vps)?)
+        let others = adopted.map(|look| look.others).unwrap_or_default();
+        let disks = self.disks.clone();
+        let removed = spawn_blocking(move || disks.destroy(vps, &others)).await;
+        Ok(removed.map_err(|_| DriverError::passing("the agent is stopping"))??)
     }
 
     async fn take_snapshot(&self, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
@@ -310,6 +345,9 @@ impl Driver for LibvirtDriver {
     }
 
     fn definition(&self, spec: &VpsSpec) -> Option<Sha256> {
+        if spec.adopted.is_some() {
+            return adopted::definition(spec).digest().ok();
+        }
         self.guest(spec).digest().ok()
     }
 }
@@ -389,9 +427,9 @@ mod tests {
             of(|spec| spec.interface.mac[5] ^= 1),
             of(|spec| spec.ssh_keys.clear()),
             of(|spec| spec.placement += 1),
-            of(|spec| spec.rescue = Some(spec.image.clone())),
-            of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone(), boot_first: false })),
-            of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone(), boot_first: true })),
+            of(|spec| spec.rescue = spec.image.clone()),
+            of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone().unwrap(), boot_first: false })),
+            of(|spec| spec.iso = Some(IsoMedium { image: spec.image.clone().unwrap(), boot_first: true })),
             of(|spec| spec.disk.0 += 1 << 20),
             of(|spec| spec.build += 1),
             of(|spec| spec.name = "other".parse().unwrap()),

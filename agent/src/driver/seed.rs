@@ -175,12 +175,12 @@ pub(crate) mod tests {
             cores: 1,
             memory: Bytes::mib(192),
             disk: Bytes::gib(1),
-            image: ImageReference {
+            image: Some(ImageReference {
                 name: "hello".parse().unwrap(),
                 sha256: Sha256::of(b""),
                 size: Bytes(0),
                 format: ImageFormat::Qcow2,
-            },
+            }),
             interface: NetworkInterface {
                 addresses: vec![
                     AddressPrefix { address: "10.155.0.7".parse().unwrap(), prefix: 20 },
@@ -196,6 +196,7 @@ pub(crate) mod tests {
             source: None,
             rescue: None,
             iso: None,
+            adopted: None,
         }
     }
 

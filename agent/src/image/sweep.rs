@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use super::ImageCache;
 use super::removal::{Cached, Space, removable};
 use crate::clock;
+use crate::driver::disk::stands_on;
 use crate::driver::qcow2;
 use crate::durable::rename;
 use crate::ledger::Ledger;
@@ -116,6 +117,9 @@ impl Sweep {
         }
         let mut named = serde_json::to_string(&*spec)?;
         for folder in entries(&self.vps_folder)? {
+            for file in stands_on(&folder)? {
+                named.push_str(&file.to_string_lossy());
+            }
             for file in entries(&folder)? {
                 if fs::symlink_metadata(&file)?.is_file() {
                     named.extend(qcow2::backing_file(&file)?);

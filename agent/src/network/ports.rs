@@ -2,11 +2,11 @@
 //! seen); the parent keeps them on disk. A card is known for as long as its guest is here, whoever still names it, so that
 //! no guest loses its guard for a lost word; what counts only rises, whatever becomes of the kernel's counters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chom_protocol::VpsId;
 use chom_protocol::host::HostSpec;
-use chom_protocol::network::Traffic;
+use chom_protocol::network::{BridgeName, Traffic};
 use chom_protocol::vps::{Engine, NetworkInterface};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,9 @@ pub(super) struct Ports(BTreeMap<VpsId, Port>);
 struct Port {
     interface: NetworkInterface,
     cut_off: bool,
+    /// What the host's end of the card is called now, of a guest that CHOM did not name it for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<BridgeName>,
     /// What the kernel's counters showed last.
     counted: Traffic,
     /// What went since the card was first known.
@@ -28,9 +31,9 @@ struct Port {
 }
 
 impl Ports {
-    /// Takes over what is desired, and forgets cards whose guests are gone. `guests` are those that the engines have; none
-    /// when they could not all say.
-    pub(super) fn learn(&mut self, spec: &HostSpec, guests: Option<&BTreeSet<VpsId>>) {
+    /// Takes over what is desired, and forgets cards whose guests are gone. `guests` are those that the engines have, and
+    /// what the host's end of the card of some is called; none when they could not all say.
+    pub(super) fn learn(&mut self, spec: &HostSpec, guests: Option<&BTreeMap<VpsId, Option<String>>>) {
         // What a fake engine runs has no card.
         for (&id, want) in spec.vps.iter().filter(|(_, want)| want.engine != Engine::Fake) {
             let known = self.0.get(&id);
@@ -38,12 +41,17 @@ impl Ports {
                 continue; // somebody is at work on it by hand
             }
             let (counted, total) = known.map_or_else(Default::default, |port| (port.counted, port.total));
+            let name = match guests {
+                Some(guests) => guests.get(&id).cloned().flatten().and_then(|name| name.parse().ok()),
+                None => known.and_then(|port| port.name.clone()),
+            };
             let cut_off = !want.is_connected();
-            self.0.insert(id, Port { interface: want.interface.clone(), cut_off, counted, total });
+            let interface = want.interface.clone();
+            self.0.insert(id, Port { interface, cut_off, name, counted, total });
         }
         if let Some(guests) = guests {
             let named = |id: &VpsId| spec.vps.contains_key(id) || spec.tombstones.contains_key(id);
-            self.0.retain(|id, _| named(id) || guests.contains(id));
+            self.0.retain(|id, _| named(id) || guests.contains_key(id));
         }
     }
 
@@ -68,7 +76,10 @@ impl Ports {
     pub(super) fn cards(&self) -> BTreeMap<VpsId, Card<'_>> {
         self.0
             .iter()
-            .map(|(&id, port)| (id, Card { interface: &port.interface, cut_off: port.cut_off }))
+            .map(|(&id, port)| {
+                let name = port.name.as_ref().map(BridgeName::as_str);
+                (id, Card { interface: &port.interface, cut_off: port.cut_off, name })
+            })
             .collect()
     }
 
@@ -90,6 +101,7 @@ mod tests {
         let port = Port {
             interface: NetworkInterface::bare([2; 6]),
             cut_off: false,
+            name: None,
             counted: Traffic::default(),
             total: Traffic::default(),
         };

@@ -37,6 +37,8 @@ pub(super) struct Card<'a> {
     pub(super) interface: &'a NetworkInterface,
     /// Nothing goes in or out.
     pub(super) cut_off: bool,
+    /// What the host's end of it is called beside CHOM's own name for it, which it has from its next start on.
+    pub(super) name: Option<&'a str>,
 }
 
 /// What a card's objects in the table are called after their kind.
@@ -59,8 +61,14 @@ pub(super) fn render(cards: &BTreeMap<VpsId, Card<'_>>) -> String {
         let _ =
             writeln!(text, "chain {chain} {{\ntype filter hook {hook} priority {priority}; policy accept;");
         if !cards.is_empty() {
-            let jump = |vps: &VpsId| format!("\"{}\" : jump {to}-{}", port_name(*vps), suffix(*vps));
-            let jumps: Vec<String> = cards.keys().map(jump).collect();
+            // A name twice would void the table: a name that one guest had may be another's by now.
+            let mut ports = BTreeMap::new();
+            for (vps, card) in cards {
+                ports.extend(card.name.map(|name| (name.to_owned(), *vps)));
+            }
+            ports.extend(cards.keys().map(|vps| (port_name(*vps), *vps)));
+            let jump = |(name, vps): (&String, &VpsId)| format!("\"{name}\" : jump {to}-{}", suffix(*vps));
+            let jumps: Vec<String> = ports.iter().map(jump).collect();
             let _ = writeln!(text, "{key} vmap {{ {} }}", jumps.join(", "));
         }
         text.push_str("}\n");
@@ -70,7 +78,7 @@ pub(super) fn render(cards: &BTreeMap<VpsId, Card<'_>>) -> String {
 }
 
 fn of_card(text: &mut String, suffix: &str, card: Card<'_>) {
-    let Card { interface, cut_off } = card;
+    let Card { interface, cut_off, name: _ } = card;
     for direction in ["in", "out"] {
         let _ = writeln!(text, "counter {direction}-{suffix} {{\n}}");
     }

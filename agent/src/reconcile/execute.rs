@@ -107,7 +107,10 @@ async fn prepare<D: Driver>(
             Some(read.map_err(|error| DriverError::passing(format!("cannot read its user data: {error}")))?)
         }
     };
-    driver.prepare(&spec, &images.path(spec.image.sha256), user_data.as_deref()).await
+    match &spec.image {
+        None => driver.adopt(&spec).await,
+        Some(image) => driver.prepare(&spec, &images.path(image.sha256), user_data.as_deref()).await,
+    }
 }
 
 /// Fetches a blob.

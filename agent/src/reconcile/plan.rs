@@ -311,7 +311,9 @@ fn strangers(desired: Option<&HostSpec>, looks: &Looks, plan: &mut Plan) {
         for guest in &look.guests {
             match guest.vps {
                 None => {
-                    plan.foreign.push(ForeignGuest { engine, name: guest.name.clone(), state: guest.state });
+                    let (name, state) = (guest.name.clone(), guest.state);
+                    let hardware = guest.hardware.clone();
+                    plan.foreign.push(ForeignGuest { engine, name, state, hardware });
                 }
                 Some(id) if engine_of(desired, id) != Some(engine) => {
                     orphans.insert(id);

@@ -129,18 +129,19 @@ pub fn vps(number: u128) -> VpsSpec {
         cores: 1,
         memory: Bytes::gib(1),
         disk: Bytes::gib(1),
-        image: ImageReference {
+        image: Some(ImageReference {
             name: "tiny".parse().unwrap(),
             sha256: Sha256::of(IMAGE),
             size: Bytes(IMAGE.len() as u64),
             format: ImageFormat::Raw,
-        },
+        }),
         interface: NetworkInterface::bare([2, 0, 0, 0, 0, 1]),
         ssh_keys: vec![],
         user_data: None,
         source: None,
         rescue: None,
         iso: None,
+        adopted: None,
     }
 }
 

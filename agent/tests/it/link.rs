@@ -132,8 +132,9 @@ async fn an_image_that_broke_off_is_resumed_and_a_wrong_one_is_named_and_removed
     let mut host = Host::new(&orchestrator);
     orchestrator.told().cut_after = Some(100_000);
     let mut wrong = vps(2);
-    wrong.image.sha256 = Sha256::of(b"what was announced");
-    orchestrator.told().blobs.insert(wrong.image.sha256, IMAGE.to_vec());
+    let announced = Sha256::of(b"what was announced");
+    wrong.image.as_mut().unwrap().sha256 = announced;
+    orchestrator.told().blobs.insert(announced, IMAGE.to_vec());
     orchestrator.want(host.spec([vps(1)]));
     let agent = host.start();
     wait("the VPS to run", || host.runs(vps(1).id)).await;
@@ -145,7 +146,7 @@ async fn an_image_that_broke_off_is_resumed_and_a_wrong_one_is_named_and_removed
     })
     .await;
     let problem = told.vps[&wrong.id].problem.clone().unwrap();
-    for word in ["image tiny", &wrong.image.sha256.to_string(), &Sha256::of(IMAGE).to_string()] {
+    for word in ["image tiny", &announced.to_string(), &Sha256::of(IMAGE).to_string()] {
         assert!(problem.contains(word), "{problem}");
     }
     assert_eq!(std::fs::read_dir(host.images()).unwrap().count(), 1, "the damaged file is gone");

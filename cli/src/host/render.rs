@@ -47,7 +47,9 @@ fn engine(engine: &EngineView) -> String {
 fn stranger(stranger: &StrangerView) -> String {
     let state = stranger.state.map_or_else(|| "unknown".to_owned(), |state| word(&state));
     let was = stranger.vps.map(|id| format!(", VPS {id}")).unwrap_or_default();
-    format!("{} ({state}{was})", stranger.name)
+    let engine = stranger.engine.map(|engine| format!("{engine}, ")).unwrap_or_default();
+    let obstacle = stranger.obstacle.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("{} ({engine}{state}{was}){obstacle}", stranger.name)
 }
 
 /// Hosts, a line each.

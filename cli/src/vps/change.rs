@@ -132,7 +132,7 @@ enum Mode {
 }
 
 /// Reads `512M`, `20G` or a number of bytes; units are powers of 1024.
-fn parse_bytes(text: &str) -> Result<Bytes, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<Bytes, String> {
     let (number, unit_bytes) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
         Some(number) if text.ends_with('K') => (number, 1 << 10),
         Some(number) if text.ends_with('M') => (number, 1 << 20),

@@ -113,7 +113,7 @@ pub(super) fn table(rows: &[VpsView], hosts: &[HostView], view: &View) -> String
         if view.wide {
             row.push(Cell::from(vps.id));
             row.push(Cell::from(host_name(vps, hosts)));
-            row.push(Cell::from(&vps.image));
+            row.push(Cell::from(vps.image.as_ref().map_or("", |image| image.as_str())));
             row.push(Cell::from(vps.engine));
             row.push(Cell::from(vps.cores));
             row.push(Cell::from(vps.memory_bytes));
@@ -174,7 +174,16 @@ pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String 
         "Size",
         format!("{} ({} vCPU, {} memory, {} disk)", vps.size, vps.cores, vps.memory_bytes, vps.disk_bytes),
     );
-    details.line("Image", &vps.image);
+    if let Some(image) = &vps.image {
+        details.line("Image", image);
+    }
+    if let Some(adopted) = &vps.adopted {
+        details.line("Adopted", format!("as the guest `{}`", adopted.guest));
+        details.lines("Disks", adopted.disks.iter().map(|disk| format!("{} ({})", disk.path, disk.kind)));
+    }
+    if let Some(id) = &vps.external_id {
+        details.line("External id", id.as_str());
+    }
     details.line("Network", &vps.network);
     if let Some(image) = &vps.rescue {
         details.line("Rescue", image);

@@ -102,6 +102,8 @@ impl Row for VpsNetworkView {
 }
 
 impl Row for chom_protocol::api::vps_servers::CreatePlan {}
+impl Row for chom_protocol::api::adoption::AdoptPlan {}
+impl Row for chom_protocol::api::adoption::AdoptPlans {}
 impl Row for chom_protocol::api::hosts::LedgerView {}
 impl Row for chom_protocol::api::smtp::SmtpTested {}
 impl Row for chom_protocol::api::operations::OperationView {}

@@ -41,6 +41,7 @@ fn copy(
     request: CloneVps,
 ) -> Result<VpsAccepted, FleetError> {
     let CloneVps { name, snapshot } = request;
+    vps::not_adopted(&source, "copies are made of disks that CHOM made")?;
     vps::check_name(decision, &source.spec.tenant, &name)?;
     if let Some(snapshot) = snapshot {
         check_snapshot(decision, &source, snapshot)?;
@@ -65,7 +66,7 @@ fn copy(
         ..source.spec
     };
     // It stands beside its source, which a group forbids: so it is in none.
-    let row = VpsRow { spec, created_at: decision.now, anti_affinity: None, ..source };
+    let row = VpsRow { spec, created_at: decision.now, anti_affinity: None, external_id: None, ..source };
     vps::enter(fleet, decision, &row, "clone")
 }
 

@@ -229,6 +229,7 @@ fn bring_in(decision: &mut Decision, host: HostId, spec: &VpsSpec) -> Result<(),
         purging: None,
         suspensions: Default::default(),
         created_at: decision.now,
+        external_id: None,
     };
     network::settle(decision, &row)?;
     decision.put(row)

@@ -25,7 +25,9 @@ impl Fleet {
     ) -> Result<Done<VpsAccepted>, FleetError> {
         self.change(caller, mark, vps, "rescue", move |fleet, decision, row| {
             let image = match &request.image {
-                None => row.spec.image.clone(),
+                None => row.spec.image.clone().ok_or_else(|| {
+                    FleetError::invalid("/image", "it has no image of its own: name one to boot")
+                })?,
                 Some(name) => bootable(fleet, decision, row, name)?,
             };
             row.spec.rescue = Some(image);
@@ -113,6 +115,7 @@ impl Fleet {
         self.mutate(caller, mark, move |decision, mark| {
             let mut row = usable(decision, mark, vps)?;
             refuse_containers(&row, kind)?;
+            vps::not_adopted(&row, "what it boots is in its own definition, which stays its owner's")?;
             let goal = change(&fleet, decision, &mut row)?;
             write(&fleet, decision, &row, kind, goal)
         })

@@ -1,6 +1,7 @@
 //! Networks and their pools: made, changed, removed, shown. Addresses and cards of VPSs are in `network/`.
 
 mod address;
+pub(super) mod adopt;
 mod allocation;
 mod card;
 mod policy;

@@ -176,7 +176,11 @@ fn compose(
             let tombstone = chom_protocol::vps::Tombstone {
                 placement: vps.spec.placement,
                 engine: vps.spec.engine,
-                created_at: vps.created_at,
+                // The cap on destroys lets go what is young because little is lost by it. What was adopted is old.
+                created_at: match vps.spec.adopted {
+                    Some(_) => chom_protocol::UnixMillis(0),
+                    None => vps.created_at,
+                },
             };
             spec.tombstones.insert(vps.spec.id, tombstone);
         } else {

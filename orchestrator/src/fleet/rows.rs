@@ -126,6 +126,8 @@ pub struct VpsRow {
     pub suspensions: BTreeMap<SuspensionReason, Suspended>,
     /// When it was made.
     pub created_at: UnixMillis,
+    /// What another system calls it.
+    pub external_id: Option<String>,
 }
 
 /// How far a snapshot is.

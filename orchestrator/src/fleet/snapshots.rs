@@ -5,8 +5,9 @@ use chom_protocol::api::snapshots::{
     SNAPSHOTS_PER_VPS_MAX, SnapshotAccepted, SnapshotState, SnapshotView, TakeSnapshot,
 };
 use chom_protocol::api::vps_servers::VpsAccepted;
+use chom_protocol::foreign::DiskKind;
 use chom_protocol::job::{Job, JobKind, JobOutcome};
-use chom_protocol::vps::SnapshotStatus;
+use chom_protocol::vps::{Engine, SnapshotStatus};
 use chom_protocol::{Generation, JobId, SnapshotId, VpsId};
 
 use crate::clock::rfc3339;
@@ -18,6 +19,18 @@ use crate::fleet::state::State;
 use crate::fleet::{
     Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, operations, view, vps,
 };
+
+/// Refuses a snapshot of a disk that can have none.
+fn check_disk(row: &VpsRow) -> Result<(), FleetError> {
+    let disk = row.spec.adopted.as_ref().and_then(|adopted| adopted.disk());
+    match disk.filter(|_| row.spec.engine == Engine::Libvirt) {
+        Some(disk) if disk.kind != DiskKind::Qcow2 => Err(FleetError::conflict(format!(
+            "the disk of VPS `{}` is a {} ({}); only qcow2 files have snapshots",
+            row.spec.name, disk.kind, disk.path
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
 
 impl Fleet {
     /// Takes a snapshot of a VPS's disk; it keeps running.
@@ -34,6 +47,7 @@ impl Fleet {
         let fleet = self.clone();
         self.mutate(caller, mark, move |decision, mark| {
             let row = usable(decision, mark, vps)?;
+            check_disk(&row)?;
             let count = decision.state.snapshots_of(vps).count();
             if count >= SNAPSHOTS_PER_VPS_MAX {
                 return Err(FleetError::conflict(format!(

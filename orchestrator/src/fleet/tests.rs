@@ -1,5 +1,6 @@
 //! The use cases on a real store, with hosts that are told what to report.
 
+mod adopt;
 mod engine;
 mod golden;
 mod lifecycle;

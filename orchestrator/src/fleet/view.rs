@@ -1,6 +1,7 @@
 //! Rows and observations as the API shows them. Pure; nothing that is not seen is shown as known.
 
 use chom_protocol::UnixMillis;
+use chom_protocol::api::adoption::AdoptedView;
 use chom_protocol::api::guest::{GuestFileSystemView, GuestView};
 use chom_protocol::api::hosts::{CapacityView, EngineView, HostState, HostView, StrangerView, UsageView};
 use chom_protocol::api::operations::{OperationStep, OperationView};
@@ -38,7 +39,7 @@ pub fn vps(
         tenant: spec.tenant.clone(),
         region: row.region.clone(),
         size: row.size.clone(),
-        image: spec.image.name.clone(),
+        image: spec.image.as_ref().map(|image| image.name.clone()),
         host: row.host,
         engine: spec.engine,
         cores: spec.cores,
@@ -63,6 +64,11 @@ pub fn vps(
         purging: row.purging.is_some(),
         created_at: rfc3339(row.created_at),
         revision: state.vps.get(&spec.id).map_or(0, |stored| stored.revision.0),
+        adopted: spec
+            .adopted
+            .as_deref()
+            .map(|adopted| AdoptedView { guest: adopted.guest.clone(), disks: adopted.disks.clone() }),
+        external_id: row.external_id.clone(),
     }
 }
 
@@ -177,6 +183,9 @@ fn foreign(status: &HostStatus) -> Vec<StrangerView> {
         name: guest.name.clone(),
         vps: None,
         state: Some(guest.state),
+        engine: Some(guest.engine),
+        disks: guest.hardware.as_ref().map(|hardware| hardware.disks.clone()).unwrap_or_default(),
+        obstacle: guest.hardware.as_ref().and_then(|hardware| hardware.obstacle.clone()),
     };
     status.foreign.iter().map(view).collect()
 }
@@ -189,7 +198,14 @@ fn orphans(row: &HostRow, status: &HostStatus) -> Vec<StrangerView> {
     let unnamed = status.orphans.iter().map(|id| (*id, None));
     named
         .chain(unnamed)
-        .map(|(id, state)| StrangerView { name: GuestDefinition::guest_name(id), vps: Some(id), state })
+        .map(|(id, state)| StrangerView {
+            name: GuestDefinition::guest_name(id),
+            vps: Some(id),
+            state,
+            engine: None,
+            disks: Vec::new(),
+            obstacle: None,
+        })
         .collect()
 }
 

@@ -20,7 +20,8 @@ use crate::fleet::rows::{
 };
 use crate::fleet::state::State;
 use crate::fleet::{
-    Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, network, room, ssh_keys, view,
+    Caller, Decision, Done, Fleet, FleetError, RequestMark, adopt, check_revision, network, room, ssh_keys,
+    view,
 };
 use crate::placement::{Candidate, Wish, place};
 use crate::user_data;
@@ -145,6 +146,9 @@ impl Fleet {
             let undo = permit::undo(&stored.row, &row, action);
             let waits = goal == Goal::Settled && resize::waits_for_start(&stored.row, &row);
             let mut operation = carry_out(&fleet, decision, &row, action, goal, undo, out)?;
+            if let Some(left) = (action == Action::Purge).then(|| left_behind(&row)).flatten() {
+                operation = operations::note(decision, operation, &left)?;
+            }
             if waits {
                 operation = operations::note(decision, operation, resize::WAITS)?;
             }
@@ -291,13 +295,14 @@ pub(super) fn create(
         cores: size.cores,
         memory: size.memory,
         disk: size.disk,
-        image: image.reference.clone(),
+        image: Some(image.reference.clone()),
         interface,
         ssh_keys,
         user_data,
         source: None,
         rescue: None,
         iso: None,
+        adopted: None,
     };
     let row = VpsRow {
         spec,
@@ -310,6 +315,7 @@ pub(super) fn create(
         purging: None,
         suspensions: BTreeMap::new(),
         created_at: decision.now,
+        external_id: None,
     };
     enter(fleet, decision, &row, "create")
 }
@@ -321,11 +327,22 @@ pub(super) fn enter(
     row: &VpsRow,
     kind: &str,
 ) -> Result<VpsAccepted, FleetError> {
-    let VpsSpec { id, tenant, name, start_count, .. } = &row.spec;
+    let goal = Goal::Running { start_count: row.spec.start_count };
+    enter_for(fleet, decision, row, kind, goal)
+}
+
+/// Writes the rows of a new VPS, whatever its operation waits for.
+pub(super) fn enter_for(
+    fleet: &Fleet,
+    decision: &mut Decision,
+    row: &VpsRow,
+    kind: &str,
+    goal: Goal,
+) -> Result<VpsAccepted, FleetError> {
+    let VpsSpec { id, tenant, name, .. } = &row.spec;
     decision.put(VpsNameRow { tenant: tenant.clone(), name: name.clone(), vps: *id })?;
     decision.put(row.clone())?;
     tell(decision, row, kind);
-    let goal = Goal::Running { start_count: *start_count };
     let operation = operations::begin(fleet.catalogue(), decision, row, kind, goal)?;
     decision.audit(&format!("vps.{kind}"), id)?;
     Ok(accepted(fleet, decision, row, &operation))
@@ -417,6 +434,29 @@ fn apply(
             return Err(FleetError::conflict(format!("`{}` needs to be told how", action.name())));
         }
     })
+}
+
+/// What a purge of a VPS that was adopted does not remove.
+fn left_behind(row: &VpsRow) -> Option<String> {
+    let disks = row.spec.adopted.as_ref()?.disks.iter().filter(|disk| adopt::stays(disk));
+    let paths: Vec<&str> = disks.map(|disk| disk.path.as_str()).collect();
+    (!paths.is_empty()).then(|| {
+        format!(
+            "{} stays on its host: CHOM removes files only; free it by hand (`lvremove` for a volume of LVM)",
+            paths.join(", ")
+        )
+    })
+}
+
+/// Refuses what needs a guest that CHOM made.
+pub(super) fn not_adopted(row: &VpsRow, what: &str) -> Result<(), FleetError> {
+    match &row.spec.adopted {
+        None => Ok(()),
+        Some(adopted) => Err(FleetError::conflict(format!(
+            "VPS `{}` was adopted (it is the guest `{}`): {what}",
+            row.spec.name, adopted.guest
+        ))),
+    }
 }
 
 /// An order to run, whatever made it go off or halt.

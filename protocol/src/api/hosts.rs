@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign::GuestDisk;
 use crate::host::Acceleration;
 use crate::id::{EnrolmentId, HostId, Name, VpsId};
 use crate::units::{Bytes, Generation};
@@ -173,6 +174,15 @@ pub struct StrangerView {
     pub vps: Option<VpsId>,
     /// What it does, if the engine said so.
     pub state: Option<VpsState>,
+    /// Its engine, of one that CHOM did not make.
+    #[serde(default)]
+    pub engine: Option<Engine>,
+    /// Its disks, of one that CHOM did not make, as far as its engine says.
+    #[serde(default)]
+    pub disks: Vec<GuestDisk>,
+    /// Why it cannot be adopted as it is, and what to do.
+    #[serde(default)]
+    pub obstacle: Option<String>,
 }
 
 /// A host.

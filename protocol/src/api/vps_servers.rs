@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::adoption::AdoptedView;
 use crate::api::guest::GuestView;
 use crate::api::hosts::Labels;
 use crate::api::operations::OperationView;
@@ -165,8 +166,8 @@ pub struct VpsView {
     pub region: Name,
     /// Its size.
     pub size: Name,
-    /// Its image.
-    pub image: Name,
+    /// Its image; one that was adopted has none.
+    pub image: Option<Name>,
     /// Its host.
     pub host: HostId,
     /// Its engine.
@@ -209,6 +210,12 @@ pub struct VpsView {
     pub created_at: String,
     /// Its revision, for `If-Match`.
     pub revision: u64,
+    /// The guest that it was adopted as; none: CHOM made it.
+    #[serde(default)]
+    pub adopted: Option<AdoptedView>,
+    /// What another system calls it.
+    #[serde(default)]
+    pub external_id: Option<String>,
 }
 
 /// Answer to a mutation of a VPS.

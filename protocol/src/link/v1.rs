@@ -11,6 +11,7 @@
 //! What comes in is judged here, once: `DecodeError::Bad` names the field. What goes out is shortened where it is text for
 //! people, and never otherwise.
 
+mod foreign;
 mod list;
 mod message;
 mod network;

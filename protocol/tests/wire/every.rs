@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use chom_protocol::helper::{GuestDefinition, HelperReply, HelperRequest, ObservedGuest, SnapshotChange};
+use chom_protocol::foreign::{Adopted, DiskKind, GuestCard, GuestDisk, Hardware};
+use chom_protocol::helper::{
+    AdoptedDefinition, GuestDefinition, HelperReply, HelperRequest, ObservedGuest, SnapshotChange,
+};
 use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus, Inventory};
 use chom_protocol::job::{Job, JobKind, JobOutcome, JobResult};
 use chom_protocol::link::tunnel::{Secret, TerminalSize, TunnelReply, TunnelRequest};
@@ -70,18 +73,19 @@ pub(crate) fn plain_vps(number: u16) -> VpsSpec {
         cores: 1,
         memory: Bytes::mib(128),
         disk: Bytes::gib(1),
-        image: ImageReference {
+        image: Some(ImageReference {
             name: "tiny".parse().unwrap(),
             sha256: Sha256([1; 32]),
             size: Bytes::mib(20),
             format: ImageFormat::Raw,
-        },
+        }),
         interface: NetworkInterface { spoof_guard: false, ..NetworkInterface::bare([2, 0, 0, 0, 0, 1]) },
         ssh_keys: vec![],
         user_data: None,
         source: None,
         rescue: None,
         iso: None,
+        adopted: None,
     }
 }
 
@@ -101,12 +105,12 @@ fn full_vps() -> VpsSpec {
         cores: 4,
         memory: Bytes::gib(8),
         disk: Bytes::gib(160),
-        image: ImageReference {
+        image: Some(ImageReference {
             name: "debian-12".parse().unwrap(),
             sha256: Sha256([0xab; 32]),
             size: Bytes(411_238_912),
             format: ImageFormat::Qcow2,
-        },
+        }),
         interface: NetworkInterface {
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             attachment: Attachment::Bridge {
@@ -132,7 +136,7 @@ fn full_vps() -> VpsSpec {
         ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample admin@example.org".to_owned()],
         user_data: Some(BlobReference { sha256: Sha256([0xcd; 32]), size: Bytes(1234) }),
         source: Some(CloneSource { vps: vps_id(2), snapshot: Some(snapshot_id(9)) }),
-        rescue: Some(ImageReference { name: "rescue".parse().unwrap(), ..plain_vps(1).image }),
+        rescue: plain_vps(1).image.map(|image| ImageReference { name: "rescue".parse().unwrap(), ..image }),
         iso: Some(IsoMedium {
             image: ImageReference {
                 name: "installer".parse().unwrap(),
@@ -142,8 +146,25 @@ fn full_vps() -> VpsSpec {
             },
             boot_first: true,
         }),
+        adopted: Some(Box::new(Adopted { guest: "vm 101".to_owned(), disks: disks() })),
         ..plain_vps(1)
     }
+}
+
+fn disks() -> Vec<GuestDisk> {
+    let disk = |path: &str, kind, size: Option<Bytes>| GuestDisk {
+        path: path.to_owned(),
+        kind,
+        size,
+        device: "vda".to_owned(),
+    };
+    vec![
+        disk("/srv/guests/101.qcow2", DiskKind::Qcow2, Some(Bytes::gib(20))),
+        disk("/srv/guests/101.img", DiskKind::Raw, None),
+        disk("/dev/vg0/vm101", DiskKind::Block, Some(Bytes::gib(40))),
+        disk("default", DiskKind::Pool, None),
+        disk("pool/vm101", DiskKind::Other, None),
+    ]
 }
 
 fn full_firewall() -> Firewall {
@@ -242,6 +263,21 @@ pub(crate) fn host_status() -> HostStatus {
             engine: Engine::Libvirt,
             name: "münster".to_owned(),
             state: VpsState::Running,
+            hardware: Some(Box::new(Hardware {
+                id: vps_id(21),
+                cores: Some(2),
+                memory: None,
+                disks: disks(),
+                cards: vec![
+                    GuestCard {
+                        mac: [0x52, 0x54, 0, 1, 2, 3],
+                        attachment: Some(Attachment::Bridge { name: "br-lan".parse().unwrap(), vlan: None }),
+                        on: "br-lan".to_owned(),
+                    },
+                    GuestCard { mac: [2; 6], attachment: None, on: "user".to_owned() },
+                ],
+                obstacle: Some("it is transient: `virsh define` it".to_owned()),
+            })),
         }],
         orphans: vec![vps_id(20)],
         destroys_waiting: vec![vps_id(3)],
@@ -474,7 +510,16 @@ pub(crate) fn every_helper_request() -> Vec<HelperRequest> {
         })),
         HelperRequest::Start { vps },
         HelperRequest::Pause { vps },
-        HelperRequest::GrowDisk { vps, size: Bytes::gib(1) },
+        HelperRequest::GrowDisk { vps, device: "vda".to_owned(), size: Bytes::gib(1) },
+        HelperRequest::Adopt(AdoptedDefinition {
+            vps,
+            placement: 1,
+            cores: 2,
+            memory: Bytes::gib(1),
+            disk_size: Bytes::gib(1),
+            mac: [2; 6],
+            connected: true,
+        }),
         HelperRequest::Shutdown { vps },
         HelperRequest::PowerOff { vps },
         HelperRequest::Undefine { vps },
@@ -510,6 +555,8 @@ pub(crate) fn every_helper_reply() -> Vec<HelperReply> {
                 changed_by_hand: true,
                 restart_needed: true,
                 state: VpsState::Running,
+                hardware: None,
+                port: Some("vnet3".to_owned()),
             }],
         },
         HelperReply::Done,

@@ -3,6 +3,7 @@
 //! `systemctl`, not only asked of the API.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod adoption;
 mod agent_dies;
 mod console;
 mod container_console;

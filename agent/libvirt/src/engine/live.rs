@@ -3,16 +3,14 @@
 
 use chom_protocol::helper::{GuestDefinition, HelperReply};
 use chom_protocol::{Bytes, VpsId};
+use virt::connect::Connect;
 use virt::domain::Domain;
+use virt::error::Error;
 use virt::sys;
 
 use super::{done_if_off, find_ours, mark_of};
 use crate::problem::Problem;
 use crate::xml::{self, Mark};
-use virt::connect::Connect;
-
-/// The guest's own disk among its devices.
-const DISK: &str = "vda";
 
 /// Halts a guest's processors.
 pub(super) fn pause(connect: &Connect, vps: VpsId) -> Result<HelperReply, Problem> {
@@ -27,13 +25,18 @@ pub(super) fn pause(connect: &Connect, vps: VpsId) -> Result<HelperReply, Proble
 }
 
 /// Makes a running guest's disk larger and lets it see that.
-pub(super) fn grow_disk(connect: &Connect, vps: VpsId, size: Bytes) -> Result<HelperReply, Problem> {
+pub(super) fn grow_disk(
+    connect: &Connect,
+    vps: VpsId,
+    device: &str,
+    size: Bytes,
+) -> Result<HelperReply, Problem> {
     let Some(domain) = find_ours(connect, vps)? else { return Ok(HelperReply::Off) };
     let doing = format!("cannot grow the disk of VPS {vps} to {size}");
     if !domain.is_active().map_err(Problem::libvirt(doing.clone()))? {
         return Ok(HelperReply::Off);
     }
-    match domain.block_resize(DISK, size.0, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES) {
+    match domain.block_resize(device, size.0, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES) {
         Ok(()) => Ok(HelperReply::Done),
         Err(_) if !domain.is_active().unwrap_or(true) => Ok(HelperReply::Off),
         Err(error) => Err(Problem::libvirt(doing)(error)),
@@ -52,11 +55,13 @@ pub(super) fn follow(domain: &Domain, guest: &GuestDefinition, build: u64) -> Re
             guest.vps
         )));
     }
-    let document = domain.xml_desc(0).map_err(Problem::libvirt(doing()))?;
-    for card in xml::cards_to_switch(&document, guest.connected) {
-        domain
-            .update_device_flags(&card, sys::VIR_DOMAIN_DEVICE_MODIFY_LIVE)
-            .map_err(Problem::libvirt(doing()))?;
+    switch_cables(domain, guest.connected).map_err(Problem::libvirt(doing()))
+}
+
+/// Plugs the cables of a running domain's cards in, or pulls them.
+pub(super) fn switch_cables(domain: &Domain, connected: bool) -> Result<(), Error> {
+    for card in xml::cards_to_switch(&domain.xml_desc(0)?, connected) {
+        domain.update_device_flags(&card, sys::VIR_DOMAIN_DEVICE_MODIFY_LIVE)?;
     }
     Ok(())
 }

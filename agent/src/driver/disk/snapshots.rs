@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chom_protocol::VpsId;
+use chom_protocol::foreign::DiskKind;
 use chom_protocol::vps::{CloneSource, SnapshotStatus, VpsSpec};
 
 use super::{
@@ -27,8 +28,11 @@ const QEMU_IMG_COPY: Program = Program { deadline: Duration::from_secs(3540), ..
 const CHANGING: &str = "disk.changing";
 
 impl Disks {
-    /// Where a VPS's disk is or would be: of its newest build.
+    /// Where a VPS's disk is or would be: of its newest build, or where it was when the VPS was adopted.
     pub(crate) fn disk(&self, vps: VpsId) -> PathBuf {
+        if let Some(disk) = self.adopted_disk(vps) {
+            return disk.path.into();
+        }
         let folder = self.folder(vps);
         let names = fs::read_dir(&folder)
             .into_iter()
@@ -63,6 +67,9 @@ impl Disks {
     }
 
     fn look(&self, vps: VpsId) -> Result<Option<Qcow2>, DiskError> {
+        if self.adopted_disk(vps).is_some_and(|disk| disk.kind != DiskKind::Qcow2) {
+            return Ok(None); // of its own kind, which has no snapshots
+        }
         let path = self.disk(vps);
         match qcow2::read(&path) {
             Ok(disk) => Ok(Some(disk)),

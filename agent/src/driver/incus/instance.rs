@@ -10,6 +10,7 @@ use chom_protocol::vps::{CloneSource, Sha256, VpsSpec, VpsState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::adopted::{self, Expanded};
 use super::network::BRIDGE;
 use crate::driver::seed::Seed;
 use crate::driver::snapshot::SnapshotName;
@@ -69,7 +70,9 @@ impl Definition {
     /// The request that makes it under a name.
     pub(super) fn create(&self, spec: &VpsSpec, name: &str, pool: &str) -> Value {
         let source = match spec.source {
-            None => json!({ "type": "image", "fingerprint": spec.image.sha256.to_string() }),
+            None => {
+                json!({ "type": "image", "fingerprint": spec.image.as_ref().map(|image| image.sha256.to_string()) })
+            }
             Some(CloneSource { vps, snapshot }) => {
                 let snapshot = snapshot.map_or(SnapshotName::ForClone(spec.id), SnapshotName::Kept);
                 let from = format!("{}/{snapshot}", GuestDefinition::guest_name(vps));
@@ -158,6 +161,15 @@ pub(super) struct Instance {
     config: Marks,
     #[serde(default)]
     devices: Devices,
+    /// With what its profiles say.
+    #[serde(default)]
+    expanded_config: Expanded,
+    #[serde(default)]
+    expanded_devices: adopted::Devices,
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    ephemeral: bool,
     /// Only in answers that were asked for it.
     state: Option<State>,
 }
@@ -182,6 +194,12 @@ struct Marks {
     raw: Option<String>,
     #[serde(rename = "user.chom.definition")]
     definition: Option<String>,
+    /// Its own name, where it was adopted.
+    #[serde(rename = "user.chom.adopted")]
+    adopted: Option<String>,
+    /// The device that is the card which is guarded, where it was adopted.
+    #[serde(rename = "user.chom.card")]
+    card: Option<String>,
     #[serde(rename = "volatile.apply_template")]
     unpacked: Option<String>,
     #[serde(rename = "volatile.last_state.power")]
@@ -226,10 +244,40 @@ struct Counters {
 }
 
 impl Instance {
-    /// The VPS that it is of; none: it is foreign. A copy that somebody made by hand has the marks and another name.
+    /// The VPS that it is of; none: it is foreign. A copy that somebody made by hand has the marks and another name than
+    /// they say.
     pub(super) fn vps(&self) -> Option<VpsId> {
         let id: VpsId = self.config.id.as_deref()?.parse().ok()?;
-        (self.name == GuestDefinition::guest_name(id)).then_some(id)
+        let adopted = self.config.adopted.as_ref() == Some(&self.name);
+        (adopted || self.name == GuestDefinition::guest_name(id)).then_some(id)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It was adopted, and is known by its own name.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.config.adopted.as_ref() == Some(&self.name)
+    }
+
+    /// The device that is the card which is guarded, of one that was adopted.
+    pub(super) fn card(&self) -> Option<&str> {
+        self.config.card.as_deref().filter(|_| self.is_adopted())
+    }
+
+    /// What it is made of, its profiles' part included.
+    pub(super) fn expanded(&self) -> (&Expanded, &adopted::Devices) {
+        (&self.expanded_config, &self.expanded_devices)
+    }
+
+    /// Why it cannot be adopted as it is.
+    fn obstacle(&self) -> Option<&'static str> {
+        match self.kind.as_str() {
+            "virtual-machine" => Some("it is a virtual machine; of Incus CHOM runs containers only"),
+            _ if self.ephemeral => Some("it is ephemeral: Incus would remove it once it is off"),
+            _ => None,
+        }
     }
 
     /// Whether it is being made to take the place of a VPS's container.
@@ -253,7 +301,7 @@ impl Instance {
 
     /// The digest of what it was last defined from; of nothing, where that was not finished.
     pub(super) fn definition(&self) -> Sha256 {
-        let whole = self.config.definition.clone().filter(|_| !self.is_half_made());
+        let whole = self.config.definition.clone().filter(|_| self.is_adopted() || !self.is_half_made());
         whole.and_then(|text| Sha256::try_from(text).ok()).unwrap_or(Sha256([0; 32]))
     }
 
@@ -264,7 +312,8 @@ impl Instance {
 
     /// The pool that its disk is in.
     pub(super) fn pool(&self) -> Option<&str> {
-        self.devices.root.as_ref()?.get("pool").map(String::as_str)
+        let own = self.devices.root.as_ref().and_then(|root| root.get("pool")).map(String::as_str);
+        own.or_else(|| adopted::pool(&self.expanded_devices).filter(|_| self.is_adopted()))
     }
 
     /// Whether it is on the network behind NAT.
@@ -285,6 +334,11 @@ impl Instance {
     pub(super) fn observed(self) -> ObservedGuest {
         let vps = self.vps();
         let placement = self.config.placement.as_ref().filter(|_| vps.is_some());
+        let hardware = match vps {
+            Some(_) => None,
+            None => self.expanded_config.hardware(&self.expanded_devices, self.obstacle()),
+        };
+        let port = self.card().and_then(|card| self.expanded_config.port(card));
         ObservedGuest {
             vps,
             placement: placement.and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -293,6 +347,8 @@ impl Instance {
             // Its limits hold at once.
             restart_needed: false,
             definition: vps.map(|_| self.definition()),
+            hardware: hardware.map(Box::new),
+            port: port.filter(|_| self.state() != VpsState::Stopped),
             state: self.state(),
             name: self.name,
         }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chom_protocol::helper::GuestDefinition;
 use chom_protocol::vps::{SnapshotStatus, VpsSpec};
 use chom_protocol::{UnixMillis, VpsId};
 use hyper::Method;
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use super::api::{IncusApi, IncusError, Payload};
 use super::instance::Instance;
-use super::{failed, path};
+use super::{IncusDriver, failed};
 use crate::driver::DriverError;
 use crate::driver::snapshot::{SnapshotName, Snapshots};
 
@@ -30,16 +29,18 @@ struct Volume {
 
 /// The snapshots of our containers. Those in a pool that cannot say are left out.
 pub(super) async fn look(api: &IncusApi, instances: &[Instance]) -> BTreeMap<VpsId, Snapshots> {
-    let ours = || instances.iter().filter_map(|instance| Some((instance.vps()?, instance.pool()?)));
-    let pools: BTreeSet<&str> = ours().map(|(_, pool)| pool).collect();
+    let ours =
+        || instances.iter().filter_map(|instance| Some((instance.vps()?, instance.name(), instance.pool()?)));
+    let pools: BTreeSet<&str> = ours().map(|(_, _, pool)| pool).collect();
     let mut all = BTreeMap::new();
     for pool in pools {
         let listed: Result<Vec<Volume>, IncusError> =
             api.get(&format!("/1.0/storage-pools/{pool}/volumes/container?recursion=1")).await;
         match listed {
             Ok(volumes) => {
-                let in_pool = ours().filter(|(_, its)| *its == pool).map(|(vps, _)| vps).collect();
-                all.append(&mut sorted(in_pool, &volumes));
+                let in_pool = ours().filter(|(_, _, its)| *its == pool);
+                let in_pool = in_pool.map(|(vps, name, _)| (name, vps)).collect();
+                all.append(&mut sorted(&in_pool, &volumes));
             }
             Err(error) => {
                 tracing::warn!(pool, error = %crate::chain::Chain(&error), "cannot list the snapshots in a pool");
@@ -49,14 +50,12 @@ pub(super) async fn look(api: &IncusApi, instances: &[Instance]) -> BTreeMap<Vps
     all
 }
 
-fn sorted(ours: Vec<VpsId>, volumes: &[Volume]) -> BTreeMap<VpsId, Snapshots> {
-    let names: BTreeMap<String, VpsId> =
-        ours.iter().map(|&vps| (GuestDefinition::guest_name(vps), vps)).collect();
-    let mut all: BTreeMap<VpsId, Snapshots> =
-        ours.into_iter().map(|vps| (vps, Snapshots::default())).collect();
+/// `ours` are the names of our containers.
+fn sorted(ours: &BTreeMap<&str, VpsId>, volumes: &[Volume]) -> BTreeMap<VpsId, Snapshots> {
+    let mut all: BTreeMap<VpsId, Snapshots> = ours.values().map(|&vps| (vps, Snapshots::default())).collect();
     for volume in volumes {
         let Some((container, snapshot)) = volume.name.split_once('/') else { continue };
-        let Some(snapshots) = names.get(container).and_then(|vps| all.get_mut(vps)) else { continue };
+        let Some(snapshots) = ours.get(container).and_then(|vps| all.get_mut(vps)) else { continue };
         match SnapshotName::parse(snapshot) {
             Some(SnapshotName::Kept(id)) => {
                 // How large the disk was is in the snapshot's own configuration, which is only asked for to restore it.
@@ -77,10 +76,12 @@ fn moment(text: &str) -> UnixMillis {
 }
 
 /// Takes one; one that is there is fine.
-pub(super) async fn take(api: &IncusApi, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+pub(super) async fn take(driver: &IncusDriver, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
     let request = Payload::json(&json!({ "name": name.to_string(), "stateful": false }));
-    let taken =
-        api.act(Method::POST, &format!("{}/snapshots", path(vps)), request, SNAPSHOT_SECONDS_MAX).await;
+    let taken = driver
+        .api
+        .act(Method::POST, &format!("{}/snapshots", driver.path(vps)), request, SNAPSHOT_SECONDS_MAX)
+        .await;
     match taken {
         Err(error) if error.says("already exists") => Ok(()),
         taken => taken.map_err(failed(format!("cannot take a snapshot of VPS {vps}"))),
@@ -89,10 +90,14 @@ pub(super) async fn take(api: &IncusApi, vps: VpsId, name: SnapshotName) -> Resu
 
 /// Makes the container what it was. Incus brings its configuration back with its files: what it should be now is put right
 /// at the next look, but for its placement, by which it is known to be the one that is wanted here.
-pub(super) async fn restore(api: &IncusApi, spec: &VpsSpec, name: SnapshotName) -> Result<(), DriverError> {
-    let path = path(spec.id);
+pub(super) async fn restore(
+    driver: &IncusDriver,
+    spec: &VpsSpec,
+    name: SnapshotName,
+) -> Result<(), DriverError> {
+    let path = driver.path(spec.id);
     let request = Payload::json(&json!({ "restore": name.to_string(), "stateful": false }));
-    match api.act(Method::PUT, &path, request, SNAPSHOT_SECONDS_MAX).await {
+    match driver.api.act(Method::PUT, &path, request, SNAPSHOT_SECONDS_MAX).await {
         Err(error) if error.is_not_found() || error.says("not found") => {
             return Err(DriverError::lasting(format!(
                 "the container has no snapshot `{name}`: it was removed by hand; nothing was changed"
@@ -101,14 +106,14 @@ pub(super) async fn restore(api: &IncusApi, spec: &VpsSpec, name: SnapshotName) 
         restored => restored.map_err(failed(format!("cannot restore a snapshot of VPS {}", spec.id)))?,
     }
     let marks = json!({ "config": { "user.chom.placement": spec.placement.to_string() } });
-    let marked = api.act(Method::PATCH, &path, Payload::json(&marks), SNAPSHOT_SECONDS_MAX).await;
+    let marked = driver.api.act(Method::PATCH, &path, Payload::json(&marks), SNAPSHOT_SECONDS_MAX).await;
     marked.map_err(failed(format!("cannot mark the restored container of VPS {}", spec.id)))
 }
 
 /// Removes one; one that is not there is fine.
-pub(super) async fn delete(api: &IncusApi, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
-    let path = format!("{}/snapshots/{name}", path(vps));
-    match api.act(Method::DELETE, &path, Payload::none(), SNAPSHOT_SECONDS_MAX).await {
+pub(super) async fn delete(driver: &IncusDriver, vps: VpsId, name: SnapshotName) -> Result<(), DriverError> {
+    let path = format!("{}/snapshots/{name}", driver.path(vps));
+    match driver.api.act(Method::DELETE, &path, Payload::none(), SNAPSHOT_SECONDS_MAX).await {
         Err(error) if error.is_not_found() || error.says("not found") => Ok(()),
         deleted => deleted.map_err(failed(format!("cannot remove a snapshot of VPS {vps}"))),
     }
@@ -116,6 +121,7 @@ pub(super) async fn delete(api: &IncusApi, vps: VpsId, name: SnapshotName) -> Re
 
 #[cfg(test)]
 mod tests {
+    use chom_protocol::helper::GuestDefinition;
     use uuid::Uuid;
 
     use super::*;
@@ -134,7 +140,8 @@ mod tests {
             volume(format!("{first_name}/before-the-upgrade")),
             volume(format!("{foreign}/chom-{id}")),
         ];
-        let all = sorted(vec![first, second], &volumes);
+        let second_name = GuestDefinition::guest_name(second);
+        let all = sorted(&[(first_name.as_str(), first), (&second_name, second)].into(), &volumes);
         let taken_at = UnixMillis(1_795_417_200_500);
         let kept = vec![SnapshotStatus { id: chom_protocol::SnapshotId::new(id), taken_at, disk: None }];
         assert_eq!(all[&first], Snapshots { kept, for_clones: vec![VpsId::new(clone)] });

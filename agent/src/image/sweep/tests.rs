@@ -25,8 +25,8 @@ fn cache() -> Cache {
     let host = HostId::new(Uuid::from_u128(1));
     let (ledger, _) = Ledger::open(&at("state"), host).unwrap();
     let vps = spec();
-    let image = ImageReference { sha256: Sha256::of(b"named"), ..vps.image.clone() };
-    let vps = chom_protocol::vps::VpsSpec { image, ..vps };
+    let image = ImageReference { sha256: Sha256::of(b"named"), ..vps.image.clone().unwrap() };
+    let vps = chom_protocol::vps::VpsSpec { image: Some(image), ..vps };
     let desired = HostSpec {
         host,
         generation: Generation { epoch: 1, number: 1 },
@@ -131,7 +131,8 @@ fn what_nothing_needs_goes_after_a_day_and_all_else_stays() {
 fn nothing_goes_while_it_cannot_be_told_what_is_needed() {
     let cache = cache();
     let old = cache.put("old", "", 9 * DAYS);
-    let foreign = |engine| ForeignGuest { engine, name: "theirs".to_owned(), state: VpsState::Stopped };
+    let foreign =
+        |engine| ForeignGuest { engine, name: "theirs".to_owned(), state: VpsState::Stopped, hardware: None };
     cache.change(|status| status.engines[0].problem = Some("it does not answer".to_owned()));
     assert_eq!(cache.sweep(), 0);
     cache.change(|status| {

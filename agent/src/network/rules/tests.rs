@@ -17,7 +17,7 @@ fn interface() -> NetworkInterface {
 }
 
 fn check(interface: &NetworkInterface, expected: &Expect) {
-    check_card(Card { interface, cut_off: false }, expected);
+    check_card(Card { interface, cut_off: false, name: None }, expected);
 }
 
 fn check_card(card: Card<'_>, expected: &Expect) {
@@ -270,10 +270,22 @@ fn a_firewall_lets_answers_in_and_a_rate_drops_what_is_beyond() {
 }
 
 #[test]
+fn the_card_of_an_adopted_guest_is_guarded_under_the_name_it_has_and_the_one_it_will_have() {
+    let interface = interface();
+    let card = |name| Card { interface: &interface, cut_off: false, name };
+    let other = "0190f6d2-8f3e-7cc0-9d4c-00000000000b".parse().unwrap();
+    // A name that two guests are said to have is in the table once: one of them has it no more.
+    let cards = [(VPS.parse().unwrap(), card(Some("vnet3"))), (other, card(Some("vnet3")))].into();
+    let text = render(&cards);
+    let jumps: Vec<&str> = text.lines().filter(|line| line.starts_with("iifname")).collect();
+    expect![[r#"iifname vmap { "ch-00000000000b" : jump from-00000000000b, "ch-1f2a3b4c5d6e" : jump from-1f2a3b4c5d6e, "vnet3" : jump from-1f2a3b4c5d6e }"#]].assert_eq(&jumps.join("\n"));
+}
+
+#[test]
 fn a_card_that_is_cut_off_gets_nothing_through() {
     let interface = NetworkInterface { spoof_guard: false, ..interface() };
     check_card(
-        Card { interface: &interface, cut_off: true },
+        Card { interface: &interface, cut_off: true, name: None },
         &expect![[r#"
             table bridge chom {
             counter in-1f2a3b4c5d6e {
@@ -304,7 +316,7 @@ fn a_card_that_is_cut_off_gets_nothing_through() {
 #[test]
 fn every_card_is_found_by_its_own_name() {
     let interface = interface();
-    let card = Card { interface: &interface, cut_off: false };
+    let card = Card { interface: &interface, cut_off: false, name: None };
     let cards = [VPS, "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6f"].map(|vps| (vps.parse().unwrap(), card)).into();
     let text = render(&cards);
     let maps: Vec<&str> = text.lines().filter(|line| line.contains("vmap")).collect();

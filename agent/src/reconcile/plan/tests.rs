@@ -9,6 +9,7 @@
 use std::fmt::Write as _;
 
 use chom_protocol::Generation;
+use chom_protocol::foreign::Adopted;
 use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus};
 use chom_protocol::job::Job;
 use chom_protocol::units::Bytes as Size;
@@ -72,18 +73,19 @@ fn spec(number: u128, power: Power) -> VpsSpec {
         cores: 1,
         memory: Size::gib(1),
         disk: Size::gib(1),
-        image: ImageReference {
+        image: Some(ImageReference {
             name: "tiny".parse().unwrap(),
             sha256: image(),
             size: Size::mib(1),
             format: ImageFormat::Qcow2,
-        },
+        }),
         interface: NetworkInterface::bare([2, 0, 0, 0, 0, 1]),
         ssh_keys: vec![],
         user_data: None,
         source: None,
         rescue: None,
         iso: None,
+        adopted: None,
     }
 }
 
@@ -178,8 +180,10 @@ impl Scene {
                     Some(CloneSource { vps: vps(number), snapshot: None })
                 });
                 if rest.contains(&"rescue") {
-                    spec.rescue =
-                        Some(ImageReference { name: "rescue".parse().unwrap(), ..spec.image.clone() });
+                    spec.rescue = Some(ImageReference {
+                        name: "rescue".parse().unwrap(),
+                        ..spec.image.clone().unwrap()
+                    });
                 }
                 self.work.definitions.insert(spec.id, Sha256::of(b"definition"));
                 self.desired.vps.insert(spec.id, spec);
@@ -222,6 +226,8 @@ impl Scene {
             changed_by_hand: rest.contains(&"byhand"),
             restart_needed: rest.contains(&"waits"),
             definition: number.map(|_| Sha256::of(definition)),
+            hardware: None,
+            port: None,
             state,
         });
     }
@@ -401,6 +407,33 @@ fn absence_never_destroys_and_foreign_guests_are_never_touched() {
         orphan 1
         orphan 2
         foreign mine
+    "#]]);
+}
+
+#[test]
+fn a_guest_is_taken_on_where_it_stands_without_an_image_and_what_is_then_as_wanted_is_left_alone() {
+    let adopted = |have| {
+        let mut scene = Scene::new("1 on", have);
+        let want = scene.desired.vps.get_mut(&vps(1)).unwrap();
+        want.image = None;
+        want.adopted = Some(Box::new(Adopted { guest: "mine".to_owned(), disks: vec![] }));
+        scene.work.blobs.clear();
+        scene
+    };
+    adopted("foreign mine").check(&expect![[r#"
+        do prepare 1 p1
+        1 Preparing s0; adopting
+        foreign mine
+    "#]]);
+    adopted("1 running").check(&expect![[r#"
+        1 Running s0
+    "#]]);
+    adopted("1 running drift").check(&expect![[r#"
+        do prepare 1 p1
+        1 Running s0; preparing
+    "#]]);
+    adopted("1 stopped").remember(1, ran_in(1)).check(&expect![[r#"
+        1 StoppedByGuest s0
     "#]]);
 }
 

@@ -186,6 +186,9 @@ impl Case<'_> {
         let prepare = Action::Prepare { vps: self.want.id, placement: self.want.placement };
         match self.blobs(&quiet) {
             Some(waiting) => waiting,
+            None if self.want.adopted.is_some() && quiet.state == VpsState::Preparing => {
+                quiet.progress("adopting").act(prepare)
+            }
             None => quiet.act(prepare),
         }
     }

@@ -44,6 +44,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /healthz
         GET /metrics
         GET /readyz
+        POST /api/adoptions
+        POST /api/adoptions/plan
         POST /api/alertmanager/smtp/configure
         POST /api/alertmanager/smtp/test
         POST /api/authorities

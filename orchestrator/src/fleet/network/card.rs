@@ -61,7 +61,7 @@ pub(in crate::fleet) fn plug_in(
 
 /// A card's hardware address follows from its VPS's id, so that it is the same for ever: the first byte marks it as
 /// locally administered (IEEE 802), the rest are random bits of the id.
-fn mac(vps: VpsId) -> [u8; 6] {
+pub(super) fn mac(vps: VpsId) -> [u8; 6] {
     let [.., a, b, c, d, e] = vps.uuid().into_bytes();
     [0x52, a, b, c, d, e]
 }

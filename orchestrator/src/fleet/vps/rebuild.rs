@@ -4,7 +4,7 @@
 use chom_protocol::VpsId;
 use chom_protocol::api::vps_servers::{RebuildVps, VpsAccepted};
 
-use super::{Action, check_user_data, keep_blob, release_blob, wake};
+use super::{Action, check_user_data, keep_blob, not_adopted, release_blob, wake};
 use crate::fleet::rows::{Goal, VpsRow};
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, ssh_keys};
 
@@ -36,6 +36,7 @@ fn rebuild(
     request: RebuildVps,
 ) -> Result<Goal, FleetError> {
     let RebuildVps { image, ssh_keys, user_data } = request;
+    not_adopted(row, "its disk is not CHOM's to replace; create a new VPS and delete this one")?;
     let snapshots = decision.state.snapshots_of(row.spec.id).count();
     if snapshots > 0 {
         return Err(FleetError::conflict(format!(
@@ -65,7 +66,7 @@ fn rebuild(
                 ),
             ));
         }
-        row.spec.image = image.reference;
+        row.spec.image = Some(image.reference);
     }
     if let Some(keys) = ssh_keys {
         row.spec.ssh_keys = keys;

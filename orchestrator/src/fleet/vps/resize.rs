@@ -44,6 +44,7 @@ fn resize(
     request: &ResizeVps,
 ) -> Result<Goal, FleetError> {
     let Size { cores, memory, disk } = wanted(fleet.catalogue(), row, request)?;
+    check_disk(row, disk)?;
     check_room(fleet, decision, row, (cores, memory, disk))?;
     let before = row.clone();
     row.size = name(fleet.catalogue(), row, request, Size { cores, memory, disk })?;
@@ -52,6 +53,22 @@ fn resize(
         return restart(fleet.catalogue(), decision, row);
     }
     Ok(Goal::Settled)
+}
+
+/// Refuses to grow a disk that CHOM did not make and cannot grow.
+fn check_disk(row: &VpsRow, wanted: Bytes) -> Result<(), FleetError> {
+    let disk = row.spec.adopted.as_ref().and_then(|adopted| adopted.disk());
+    match disk.filter(|disk| wanted > row.spec.disk && super::super::adopt::stays(disk)) {
+        Some(disk) => Err(FleetError::invalid(
+            "/disk_bytes",
+            format!(
+                "the disk of VPS `{}` is a {} ({}), which CHOM does not grow: grow it by hand (`lvextend`, then \
+                 `virsh blockresize`)",
+                row.spec.name, disk.kind, disk.path
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// What the trail says of a change that a running guest does not take up.

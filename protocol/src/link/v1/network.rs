@@ -38,7 +38,7 @@ struct AddressPrefix {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Attachment {
+pub(super) enum Attachment {
     Nat,
     Bridge { name: String, vlan: Option<u16> },
 }

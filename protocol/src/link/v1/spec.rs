@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::foreign::Adopted;
 use super::list::List;
 use super::network::Interface;
 use super::value::{self, Id, Within, bad};
@@ -260,7 +261,7 @@ pub(super) struct Vps {
     cores: u32,
     memory: u64,
     disk: u64,
-    image: Image,
+    image: Option<Image>,
     interface: Interface,
     ssh_keys: List<String, SSH_KEYS_MAX>,
     user_data: Option<Blob>,
@@ -268,6 +269,7 @@ pub(super) struct Vps {
     source: Option<Box<CloneSource>>,
     rescue: Option<Box<Image>>,
     iso: Option<Box<IsoMedium>>,
+    adopted: Option<Box<Adopted>>,
 }
 
 impl From<&vps::VpsSpec> for Vps {
@@ -296,6 +298,7 @@ impl From<&vps::VpsSpec> for Vps {
             source,
             rescue,
             iso,
+            adopted,
         } = spec;
         Self {
             id: id.uuid().into_bytes(),
@@ -314,13 +317,14 @@ impl From<&vps::VpsSpec> for Vps {
             cores: *cores,
             memory: memory.0,
             disk: disk.0,
-            image: image.into(),
+            image: image.as_ref().map(Image::from),
             interface: interface.into(),
             ssh_keys: ssh_keys.iter().cloned().collect(),
             user_data: user_data.as_ref().map(Blob::from),
             source: source.as_ref().map(|source| Box::new(source.into())),
             rescue: rescue.as_ref().map(|image| Box::new(image.into())),
             iso: iso.as_ref().map(|medium| Box::new(medium.into())),
+            adopted: adopted.as_ref().map(|adopted| Box::new((&**adopted).into())),
         }
     }
 }
@@ -353,6 +357,7 @@ impl TryFrom<Vps> for vps::VpsSpec {
             source,
             rescue,
             iso,
+            adopted,
         } = spec;
         for key in &ssh_keys {
             check_ssh_key(key).map_err(|error| bad("ssh_keys", error))?;
@@ -374,13 +379,14 @@ impl TryFrom<Vps> for vps::VpsSpec {
             cores,
             memory: Bytes(memory),
             disk: Bytes(disk),
-            image: vps::ImageReference::try_from(image).within("image")?,
+            image: image.map(vps::ImageReference::try_from).transpose().within("image")?,
             interface: vps::NetworkInterface::try_from(interface).within("interface")?,
             ssh_keys,
             user_data: user_data.map(Into::into),
             source: source.map(|source| (*source).into()),
             rescue: rescue.map(|image| vps::ImageReference::try_from(*image)).transpose().within("rescue")?,
             iso: iso.map(|medium| vps::IsoMedium::try_from(*medium)).transpose().within("iso")?,
+            adopted: adopted.map(|adopted| Box::new((*adopted).into())),
         })
     }
 }

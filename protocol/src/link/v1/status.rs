@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::foreign::ForeignGuest;
 use super::list::List;
 use super::network::Traffic;
 use super::spec::{Engine, snapshot_id, twin};
@@ -69,7 +70,7 @@ impl HostStatus {
                 .iter()
                 .map(|(id, vps)| (id.uuid().into_bytes(), VpsStatus::new(vps, text_bytes_max)))
                 .collect(),
-            foreign: foreign.iter().map(ForeignGuest::from).collect(),
+            foreign: foreign.iter().map(|guest| ForeignGuest::new(guest, text_bytes_max)).collect(),
             orphans: ids(orphans),
             destroys_waiting: ids(destroys_waiting),
             problems: problems
@@ -113,7 +114,7 @@ impl TryFrom<HostStatus> for host::HostStatus {
             inventory: inventory.into(),
             engines: engines.0.into_iter().map(Into::into).collect(),
             vps,
-            foreign: foreign.0.into_iter().map(Into::into).collect(),
+            foreign: foreign.0.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             orphans: ids(orphans.0),
             destroys_waiting: ids(destroys_waiting.0),
             problems: problems.0.iter().map(|problem| line(problem, TEXT_BYTES_MAX)).collect(),
@@ -374,27 +375,6 @@ impl From<Snapshot> for vps::SnapshotStatus {
     fn from(snapshot: Snapshot) -> Self {
         let Snapshot { id, taken_at, disk } = snapshot;
         Self { id: snapshot_id(id), taken_at: UnixMillis(taken_at), disk: disk.map(Bytes) }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ForeignGuest {
-    engine: Engine,
-    name: String,
-    state: VpsState,
-}
-
-impl From<&vps::ForeignGuest> for ForeignGuest {
-    fn from(guest: &vps::ForeignGuest) -> Self {
-        let vps::ForeignGuest { engine, name, state } = guest;
-        Self { engine: (*engine).into(), name: line(name, TEXT_BYTES_MAX), state: (*state).into() }
-    }
-}
-
-impl From<ForeignGuest> for vps::ForeignGuest {
-    fn from(guest: ForeignGuest) -> Self {
-        let ForeignGuest { engine, name, state } = guest;
-        Self { engine: engine.into(), name: line(&name, TEXT_BYTES_MAX), state: state.into() }
     }
 }
 

@@ -12,6 +12,8 @@ use crate::units;
 /// Longest text that a message brings for people to read. Longer ones lose their end, on both sides: a problem that was
 /// told at length must not stop the report it is in.
 pub(super) const TEXT_BYTES_MAX: usize = 1024;
+/// Longest name of a device or of what a card is plugged into.
+pub(super) const SHORT_BYTES_MAX: usize = 64;
 
 /// An id: the bytes of its UUID.
 pub(super) type Id = [u8; 16];
