@@ -5,7 +5,8 @@ use clap::{Parser, Subcommand};
 use crate::error::Failure;
 use crate::session::{Session, Shared};
 use crate::{
-    alert, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key, vps,
+    alert, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key,
+    tenant, token, vps,
 };
 
 /// Runs a fleet of VPS hosts from the command line
@@ -58,6 +59,12 @@ enum Command {
     /// SSH keys that new VPSs let in
     #[command(subcommand)]
     Key(ssh_key::KeyCommand),
+    /// Who VPSs belong to, and how much they may have
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
+    /// What callers of the API show
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// The fleet's CAs
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
@@ -92,6 +99,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Size(command) => catalogue::sizes(&session, command),
         Command::Image(command) => catalogue::images(&session, command),
         Command::Key(command) => ssh_key::run(&session, command),
+        Command::Tenant(command) => tenant::run(&session, command),
+        Command::Token(command) => token::run(&session, command),
         Command::Authority(command) => authority::run(&session, command),
         Command::Network(command) => network::run(&session, command),
         Command::Address(command) => network::addresses(&session, command),

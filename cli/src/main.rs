@@ -21,6 +21,8 @@ mod shell;
 mod smtp;
 mod socket;
 mod ssh_key;
+mod tenant;
+mod token;
 mod vps;
 
 use std::io::Write;

@@ -168,6 +168,9 @@ pub(crate) struct CreateOptions {
     /// Say where it would go and why, and do nothing
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
+    /// For which tenant; your token's own where absent
+    #[arg(long)]
+    tenant: Option<Name>,
     #[command(flatten)]
     wait: WaitOptions,
 }
@@ -205,6 +208,7 @@ impl CreateOptions {
             guest_shutdown,
             anti_affinity,
             host_labels,
+            tenant: self.tenant,
         };
         Ok((request, self.wait))
     }
@@ -252,7 +256,11 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             let client = session.client()?;
             let row: VpsView = client.get(&path(&vps))?;
             let hosts = match session.for_people() {
-                true => client.get(&format!("/api/hosts/{}", row.host)).into_iter().collect(),
+                true => row
+                    .host
+                    .and_then(|host| client.get(&format!("/api/hosts/{host}")).ok())
+                    .into_iter()
+                    .collect(),
                 false => Vec::new(),
             };
             session.screen.show(&row, |view| render::details(&row, &hosts, view))

@@ -44,6 +44,8 @@ mod smtp;
 mod snapshots;
 mod ssh_keys;
 mod system;
+mod tenants;
+mod tokens;
 mod vps_changes;
 mod vps_network;
 mod vps_servers;
@@ -142,6 +144,11 @@ fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(images::fetch))
         .routes(routes!(ssh_keys::list, ssh_keys::add))
         .routes(routes!(ssh_keys::remove))
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::show, tenants::delete))
+        .routes(routes!(tenants::set_quota))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
 }
 
 fn with_hosts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {

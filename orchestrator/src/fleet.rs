@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use chom_protocol::api::events::Event;
 use chom_protocol::api::tokens::Role;
 use chom_protocol::vps::Sha256;
-use chom_protocol::{HostId, UnixMillis};
+use chom_protocol::{HostId, Name, UnixMillis, VpsId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +33,7 @@ mod media;
 pub mod network;
 pub mod observed;
 mod operations;
+pub mod quota;
 mod report;
 pub(crate) mod room;
 pub mod rotation;
@@ -40,6 +42,7 @@ pub mod sessions;
 pub mod snapshots;
 mod ssh_keys;
 pub mod state;
+pub mod tenants;
 pub mod tokens;
 pub mod view;
 pub mod vps;
@@ -57,7 +60,7 @@ use catalogue::Catalogue;
 use decider::{Decider, Mutation, Published, Typed};
 use events::EventRing;
 use observed::{Observation, Observations};
-use rows::IdempotencyRow;
+use rows::{IdempotencyRow, OperationRow, TokenRow, VpsRow};
 use state::{State, Table};
 
 /// How long the answer to an idempotency key is kept.
@@ -72,6 +75,78 @@ pub struct Caller {
     pub token: chom_protocol::TokenId,
     /// What it may do.
     pub role: Role,
+    /// The tenant whose rows alone it meets; none: a caller of the fleet, who meets all.
+    pub tenant: Option<Name>,
+    /// The VPS that alone it meets.
+    pub vps: Option<VpsId>,
+}
+
+impl Caller {
+    /// Whether a tenant's rows are there for it.
+    #[must_use]
+    pub fn sees_tenant(&self, tenant: &Name) -> bool {
+        self.tenant.as_ref().is_none_or(|own| own == tenant)
+    }
+
+    /// Whether a VPS is there for it.
+    #[must_use]
+    pub fn sees_vps(&self, row: &VpsRow) -> bool {
+        self.sees_tenant(&row.spec.tenant) && self.vps.is_none_or(|own| own == row.spec.id)
+    }
+
+    /// Whether an operation is there for it.
+    #[must_use]
+    pub fn sees_operation(&self, row: &OperationRow) -> bool {
+        // One that is about no VPS is the fleet's own.
+        let of_own = |vps| self.sees_tenant(&row.tenant) && self.vps.is_none_or(|own| own == vps);
+        self.tenant.is_none() || row.vps.is_some_and(of_own)
+    }
+
+    /// Whether a token is there for it.
+    #[must_use]
+    pub fn sees_token(&self, row: &TokenRow) -> bool {
+        self.tenant.is_none() || self.tenant == row.tenant
+    }
+
+    /// Whether an event is told to it: those of fleet rows only to callers of the fleet.
+    #[must_use]
+    pub fn hears(&self, state: &State, event: &Event) -> bool {
+        match event {
+            Event::Reset => true,
+            Event::Vps { id, tenant, .. } => {
+                self.sees_tenant(tenant) && self.vps.is_none_or(|own| own == *id)
+            }
+            Event::Operation { id, .. } => {
+                self.tenant.is_none()
+                    || state.get::<OperationRow>(id).is_some_and(|row| self.sees_operation(row))
+            }
+            Event::Host { .. } | Event::Alert { .. } => self.tenant.is_none(),
+        }
+    }
+
+    /// The tenant of what it makes or names without saying whose.
+    #[must_use]
+    pub fn home(&self) -> Name {
+        self.tenant.clone().unwrap_or_else(Name::default_tenant)
+    }
+
+    /// The tenant of what it makes.
+    ///
+    /// # Errors
+    /// When it names one that is not its own.
+    pub(crate) fn tenant_of(&self, wanted: Option<&Name>) -> Result<Name, FleetError> {
+        match wanted {
+            Some(other) if !self.sees_tenant(other) => Err(tenants::unknown(other)),
+            Some(tenant) => Ok(tenant.clone()),
+            None => Ok(self.home()),
+        }
+    }
+
+    /// Whether it is told on which hosts things stand.
+    #[must_use]
+    pub const fn sees_hosts(&self) -> bool {
+        self.tenant.is_none()
+    }
 }
 
 /// What a request says about itself besides its body.
@@ -106,6 +181,7 @@ struct Inner {
     /// Which rows of CAs `authorities` was made of.
     followed: Mutex<rotation::Rows>,
     rankings: room::Rankings,
+    token_uses: tokens::Uses,
     started_at: UnixMillis,
 }
 
@@ -160,6 +236,7 @@ impl Fleet {
             authorities: watch::Sender::new(authorities),
             followed,
             rankings: room::Rankings::default(),
+            token_uses: tokens::Uses::default(),
             started_at: now,
         };
         Ok((Self(Arc::new(inner)), task))
@@ -231,8 +308,18 @@ impl Fleet {
         F: FnOnce(&mut Decision, &RequestMark) -> Result<T, FleetError> + Send + 'static,
     {
         let (token, master) = (caller.token, Arc::clone(&self.0.master));
-        let (done, _) = self
+        let sees_hosts = caller.sees_hosts();
+        let decide = move |decision: &mut Decision, mark: &RequestMark| {
+            let before = decision.state.clone();
+            let value = decide(decision, mark)?;
+            // Whatever makes a tenant's rows grow is an operation on a VPS of it.
+            let operation = decision.operation.and_then(|id| decision.state.get::<OperationRow>(&id));
+            operation.map_or(Ok(()), |row| quota::check(&before, &decision.state, &row.tenant))?;
+            Ok(value)
+        };
+        let outcome = self
             .decide(Arc::clone(&caller.name), move |decision| {
+                decision.sees_hosts = sees_hosts;
                 let Some((key, request)) = mark.idempotency.clone() else {
                     return decide(decision, &mark).map(|value| Done { value, replayed: false });
                 };
@@ -250,7 +337,8 @@ impl Fleet {
                 decision.put(IdempotencyRow { id, request, answer, expires_at })?;
                 Ok(Done { value, replayed: false })
             })
-            .await?;
+            .await;
+        let (done, _) = outcome.map_err(|error| if sees_hosts { error } else { error.without_hosts() })?;
         Ok(done)
     }
 }

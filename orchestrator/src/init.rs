@@ -143,6 +143,26 @@ pub async fn init(config: &Config) -> Result<Made, InitError> {
     Ok(Made { token, fingerprint, state_directory: config.state_directory.clone(), master_key: source })
 }
 
+/// Why no token was made for whoever lost all of them.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The store.
+    #[error("cannot open the store; stop the orchestrator first (`systemctl stop chom-orchestrator`)")]
+    Open(#[from] OpenError),
+    /// The token.
+    #[error("no token was made")]
+    Reset(#[from] tokens::ResetError),
+}
+
+/// Makes a new admin's token in a store that is not in use.
+///
+/// # Errors
+/// When it is in use, holds no fleet, or takes no commit.
+pub async fn reset_admin(config: &Config) -> Result<String, AdminError> {
+    let store = sled::open(&crate::export::options(config))?;
+    Ok(tokens::reset_admin(store.as_ref(), clock::now()).await?)
+}
+
 /// The master key, from systemd or the configured file.
 ///
 /// # Errors

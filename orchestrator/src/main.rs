@@ -33,11 +33,22 @@ enum Command {
         /// Where to; `export_directory` unless given.
         folder: Option<PathBuf>,
     },
+    /// For whoever stands at this machine.
+    Admin {
+        #[command(subcommand)]
+        command: Admin,
+    },
     /// Makes a store from an export, in a new epoch. There must be no store yet.
     Restore {
         /// The export.
         file: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum Admin {
+    /// Makes a new admin's token, which alone goes to standard output, in a store that is not in use. Other tokens stay.
+    Reset,
 }
 
 fn main() -> ExitCode {
@@ -64,6 +75,9 @@ fn main() -> ExitCode {
         Command::Export { folder } => {
             let folder = folder.unwrap_or_else(|| config.export_directory.clone());
             runtime.block_on(export::export(&config, &folder)).map_err(Into::into)
+        }
+        Command::Admin { command: Admin::Reset } => {
+            runtime.block_on(init::reset_admin(&config)).map(|token| println!("{token}")).map_err(Into::into)
         }
         Command::Restore { file } => export::restore(&config, &file).map_err(Into::into),
     };

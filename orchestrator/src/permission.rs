@@ -12,6 +12,8 @@ pub enum Subject {
     Vps,
     /// The provider's word on a VPS: suspended, held, how fast its card is, what it may send as.
     VpsCustody,
+    /// New VPSs, copies included.
+    NewVps,
     /// Snapshots.
     Snapshot,
     /// SSH keys.
@@ -38,6 +40,10 @@ pub enum Subject {
     Authority,
     /// The orchestrator's own metrics.
     Metrics,
+    /// Tenants and their quotas.
+    Tenant,
+    /// API tokens.
+    Token,
 }
 
 /// How much.
@@ -89,6 +95,7 @@ const N: Option<Access> = None;
 const ROLES: &[(Subject, &str, [Option<Access>; Role::ALL.len()])] = &[
     (Subject::Vps, "vps", [C, C, R, C, C, R]),
     (Subject::VpsCustody, "vps-custody", [C, C, R, N, N, N]),
+    (Subject::NewVps, "new-vps", [C, C, N, C, C, N]),
     (Subject::Snapshot, "snapshot", [C, C, R, C, C, R]),
     (Subject::SshKey, "ssh-key", [C, C, R, C, C, R]),
     (Subject::Operation, "operation", [C, C, R, C, C, R]),
@@ -102,6 +109,8 @@ const ROLES: &[(Subject, &str, [Option<Access>; Role::ALL.len()])] = &[
     (Subject::Mail, "mail", [C, R, R, N, N, N]),
     (Subject::Authority, "authority", [C, R, R, N, N, N]),
     (Subject::Metrics, "metrics", [R, R, R, N, N, N]),
+    (Subject::Tenant, "tenant", [C, R, R, R, R, R]),
+    (Subject::Token, "token", [C, R, R, C, N, N]),
 ];
 
 /// What each route needs, by its operation id in the OpenAPI document. A route that is not here is answered with an error.
@@ -120,6 +129,14 @@ const ROUTES: &[(&str, Needs)] = &[
     ("list_ssh_keys", read(Subject::SshKey)),
     ("add_ssh_key", change(Subject::SshKey)),
     ("remove_ssh_key", change(Subject::SshKey)),
+    ("list_tenants", read(Subject::Tenant)),
+    ("show_tenant", read(Subject::Tenant)),
+    ("create_tenant", change(Subject::Tenant)),
+    ("set_quota", change(Subject::Tenant)),
+    ("delete_tenant", change(Subject::Tenant)),
+    ("list_tokens", read(Subject::Token)),
+    ("create_token", change(Subject::Token)),
+    ("revoke_token", change(Subject::Token)),
     ("list_hosts", read(Subject::Host)),
     ("show_host", read(Subject::Host)),
     ("add_host", change(Subject::Host)),
@@ -133,7 +150,7 @@ const ROUTES: &[(&str, Needs)] = &[
     ("allow_destroys", change(Subject::Host)),
     ("list_vps", read(Subject::Vps)),
     ("show_vps", read(Subject::Vps)),
-    ("create_vps", change(Subject::Vps)),
+    ("create_vps", change(Subject::NewVps)),
     ("start_vps", change(Subject::Vps)),
     ("stop_vps", change(Subject::Vps)),
     ("restart_vps", change(Subject::Vps)),
@@ -145,7 +162,7 @@ const ROUTES: &[(&str, Needs)] = &[
     ("delete_vps", change(Subject::Vps)),
     ("undelete_vps", change(Subject::Vps)),
     ("purge_vps", change(Subject::Vps)),
-    ("clone_vps", change(Subject::Vps)),
+    ("clone_vps", change(Subject::NewVps)),
     ("rescue_vps", change(Subject::Vps)),
     ("unrescue_vps", change(Subject::Vps)),
     ("attach_iso", change(Subject::Vps)),
@@ -220,6 +237,13 @@ pub fn may(role: Role, permission: Permission) -> bool {
     let place = Role::ALL.iter().position(|other| *other == role);
     let access = given.zip(place).and_then(|((.., roles), place)| roles.get(place).copied().flatten());
     access.is_some_and(|access| access >= permission.access)
+}
+
+/// Whether a token for one VPS alone may have it, if its role does: what is about that VPS, and what is nobody's.
+#[must_use]
+pub fn is_of_one_vps(permission: Permission) -> bool {
+    use Subject::{Catalogue, Event, Image, Operation, Snapshot, Vps};
+    matches!(permission.subject, Vps | Snapshot | Operation | Event | Catalogue | Image)
 }
 
 /// The roles that have a permission.

@@ -14,6 +14,7 @@ pub mod operations;
 pub mod smtp;
 pub mod snapshots;
 pub mod ssh_keys;
+pub mod tenants;
 pub mod tokens;
 pub mod vps_servers;
 

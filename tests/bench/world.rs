@@ -174,7 +174,13 @@ pub(crate) fn name(text: &str) -> Name {
 
 /// Who fills.
 pub(crate) fn caller() -> Caller {
-    Caller { name: "bench".into(), token: TokenId::new(Uuid::from_u128(7)), role: Role::Admin }
+    Caller {
+        name: "bench".into(),
+        token: TokenId::new(Uuid::from_u128(7)),
+        role: Role::Admin,
+        tenant: None,
+        vps: None,
+    }
 }
 
 /// A VPS to ask for.
@@ -192,6 +198,7 @@ pub(crate) fn request(vps: &str) -> CreateVps {
         guest_shutdown: Default::default(),
         anti_affinity: None,
         host_labels: Default::default(),
+        tenant: None,
     }
 }
 

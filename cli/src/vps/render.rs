@@ -75,10 +75,10 @@ fn state_cell(vps: &VpsView, view: &View) -> Cell {
 }
 
 fn host_name(vps: &VpsView, hosts: &[HostView]) -> String {
-    hosts
-        .iter()
-        .find(|host| host.id == vps.host)
-        .map_or_else(|| vps.host.to_string(), |host| host.name.to_string())
+    hosts.iter().find(|host| Some(host.id) == vps.host).map_or_else(
+        || vps.host.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+        |host| host.name.to_string(),
+    )
 }
 
 /// VPSs, a line each; `hosts` gives names to host ids.

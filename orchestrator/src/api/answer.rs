@@ -33,6 +33,15 @@ impl Row for HostView {
     }
 }
 
+impl Row for chom_protocol::api::tenants::TenantView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
+impl Row for chom_protocol::api::tokens::TokenMade {}
+impl Row for chom_protocol::api::tokens::TokenView {}
+
 impl Row for HostAdded {
     fn location(&self) -> Option<String> {
         Some(format!("/api/hosts/{}", self.host))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri};
@@ -15,9 +15,10 @@ use utoipa::openapi::OpenApi;
 use crate::api::problem::{ApiError, Kind};
 use crate::api::{App, document};
 use crate::clock;
+use crate::fleet::rows::{OperationRow, TokenRow, VpsRow};
 use crate::fleet::state::State as FleetState;
 use crate::fleet::tokens::{TOKEN_PREFIX, authenticate};
-use crate::fleet::{Caller, rows::TokenRow};
+use crate::fleet::{Caller, FleetError};
 use crate::permission::{self, Needs};
 
 /// Longest credentials that are looked at; a token has 52 characters.
@@ -60,6 +61,23 @@ pub(super) async fn gate(
         Some(None) => return Err(no_rule()),
     };
     let caller = caller(request.headers(), &app)?;
+    app.fleet.note_token_use(caller.token, clock::now());
+    if caller.tenant.is_some() {
+        // Whose a row is goes before what may be done to it: what is not the caller's does not exist.
+        let (mut parts, body) = request.into_parts();
+        let named = RawPathParams::from_request_parts(&mut parts, &app).await;
+        let named = named.map_err(|_| ApiError::new(Kind::Malformed, "the path is no UTF-8 text"))?;
+        let state = app.fleet.state();
+        if let Some(hidden) = named.iter().find_map(|(kind, text)| hidden(&state, &caller, kind, text)) {
+            return Err(hidden.into());
+        }
+        request = Request::from_parts(parts, body);
+    }
+    if caller.vps.is_some() && !permission::is_of_one_vps(permission) {
+        let detail =
+            format!("your token is for one VPS, and this needs the permission `{permission}` besides");
+        return Err(ApiError::new(Kind::Forbidden, detail).at("Authorization"));
+    }
     if !permission::may(caller.role, permission) {
         let roles: Vec<String> = permission::roles_with(permission).iter().map(ToString::to_string).collect();
         let detail = format!(
@@ -71,6 +89,25 @@ pub(super) async fn gate(
     }
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+/// The error of a row in a path that is not there for a caller: the same as for one that is not there at all. Names of SSH
+/// keys are looked up in the caller's tenant; what else a path can name is the fleet's.
+fn hidden(state: &FleetState, caller: &Caller, kind: &str, text: &str) -> Option<FleetError> {
+    let (is_seen, what) = match kind {
+        "vps" => (state.get::<VpsRow>(&text.parse().ok()?).is_some_and(|row| caller.sees_vps(row)), "VPS"),
+        "operation" => {
+            let row = state.get::<OperationRow>(&text.parse().ok()?);
+            (row.is_some_and(|row| caller.sees_operation(row)), "operation")
+        }
+        "token" => {
+            let row = state.get::<TokenRow>(&text.parse().ok()?);
+            (row.is_some_and(|row| caller.sees_token(row)), "token")
+        }
+        "tenant" => (caller.sees_tenant(&text.parse().ok()?), "tenant"),
+        _ => return None,
+    };
+    (!is_seen).then(|| FleetError::not_found(what, text))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {

@@ -127,6 +127,7 @@ impl Watcher {
     /// What stands in the ring behind the last event written.
     fn ready(&mut self) -> Option<String> {
         let ring = self.app.fleet.events();
+        let state = self.app.fleet.state();
         let mut text = String::new();
         match ring.read(self.next, EVENTS_PER_WRITE_MAX) {
             None => {
@@ -135,7 +136,9 @@ impl Watcher {
             }
             Some(events) => {
                 for (id, what) in events {
-                    event(&mut text, id, &what);
+                    if self.caller.hears(&state, &what) {
+                        event(&mut text, id, &what);
+                    }
                     self.next = EventId { sequence: id.sequence + 1, ..id };
                 }
             }

@@ -23,6 +23,7 @@ use crate::api::{App, answer};
 use crate::clock::parse_rfc3339;
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, Scope};
 use crate::fleet::network::{self, view};
+use crate::fleet::rows::VpsRow;
 use crate::fleet::{Caller, FleetError, state};
 
 /// Lists the networks.
@@ -114,18 +115,23 @@ pub(super) async fn remove_pool(
     responses((status = 200, description = "A page of them: first those that are held now.", body = Page<AddressView>)))]
 pub(super) async fn addresses(
     State(app): State<App>,
-    _: Caller,
+    caller: Caller,
     Filtered(paging, given, _): Filtered<AddressFilter>,
 ) -> Result<Response, ApiError> {
     let state = app.fleet.state();
     let wanted = Wanted::read(&given)?;
     paging.page(
         "addresses",
-        |from: Bound<Place>| rows(&state, from).filter(|row| wanted.fits(row)),
+        |from: Bound<Place>| {
+            rows(&state, from).filter(|row| wanted.fits(row) && row.is_seen_by(&state, &caller))
+        },
         Held::place,
-        |row| match row {
-            Held::Now(row) => view::address(&state, row),
-            Held::Then(row) => view::former(&state, row),
+        |row| {
+            let shown = match row {
+                Held::Now(row) => view::address(&state, row),
+                Held::Then(row) => view::former(&state, row),
+            };
+            if caller.sees_hosts() { shown } else { AddressView { host: None, ..shown } }
         },
     )
 }
@@ -202,6 +208,16 @@ struct Place {
 }
 
 impl Held<'_> {
+    /// A tenant is told what the VPSs that it has hold or held, and of no other.
+    fn is_seen_by(&self, state: &state::State, caller: &Caller) -> bool {
+        let row: &AddressRow = match self {
+            Self::Now(row) => row,
+            Self::Then(former) => &former.row,
+        };
+        let of_own = || state.get::<VpsRow>(&row.vps).is_some_and(|vps| caller.sees_vps(vps));
+        caller.tenant.is_none() || of_own()
+    }
+
     fn place(&self) -> Place {
         let (row, until) = match self {
             Self::Now(row) => (*row, None),

@@ -20,18 +20,23 @@ use crate::fleet::{Caller, FleetError, view};
 /// Lists the operations, oldest first.
 #[utoipa::path(get, path = "/api/operations", tag = "operations", operation_id = "list_operations", params(PageQuery),
     responses((status = 200, description = "A page of operations.", body = Page<OperationView>)))]
-pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    paging: Paging,
+) -> Result<Response, ApiError> {
     let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
     let (catalogue, now) = (app.fleet.catalogue(), clock::now());
     paging.page(
         "operations",
         |from: Bound<OperationId>| {
-            state.operations.range((from, Bound::Unbounded)).map(|(_, stored)| &stored.row)
+            let rows = state.operations.range((from, Bound::Unbounded)).map(|(_, stored)| &stored.row);
+            rows.filter(|row| caller.sees_operation(row))
         },
         |row| row.id,
         |row| {
             let observation = row.host.and_then(|host| observations.get(&host)).map(AsRef::as_ref);
-            view::operation_now(&state, catalogue, row, observation, now)
+            view::operation_for(caller.sees_hosts(), view::operation_now(catalogue, row, observation, now))
         },
     )
 }
@@ -42,14 +47,15 @@ pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> R
     responses((status = 200, description = "The operation.", body = OperationView)))]
 pub(super) async fn show(
     State(app): State<App>,
-    _: Caller,
+    caller: Caller,
     RowId(id): RowId<OperationId>,
 ) -> Result<Response, ApiError> {
     let state = app.fleet.state();
     let row = state.get::<OperationRow>(&id).ok_or_else(|| FleetError::not_found("operation", id))?;
     let observation = row.host.and_then(|host| app.fleet.observations().of(host));
     let (catalogue, now) = (app.fleet.catalogue(), clock::now());
-    Ok(answer::row(&view::operation_now(&state, catalogue, row, observation.as_deref(), now)))
+    let shown = view::operation_now(catalogue, row, observation.as_deref(), now);
+    Ok(answer::row(&view::operation_for(caller.sees_hosts(), shown)))
 }
 
 /// Takes an operation back where that is safe: the VPS is wanted as it was before.

@@ -8,13 +8,12 @@ use chom_protocol::api::snapshots::{
     AttachIso, CloneVps, Rescue, SnapshotAccepted, SnapshotView, TakeSnapshot,
 };
 use chom_protocol::api::vps_servers::VpsAccepted;
-use chom_protocol::{Name, SnapshotId, VpsId};
+use chom_protocol::{SnapshotId, VpsId};
 
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowId, RowIds, RowKey};
-use crate::api::{App, answer};
-use crate::fleet::rows::VpsNameRow;
-use crate::fleet::{Caller, FleetError};
+use crate::api::{App, answer, vps_servers};
+use crate::fleet::Caller;
 
 /// Lists the snapshots of a VPS, oldest first, and those that only its host knows.
 #[utoipa::path(get, path = "/api/vps-servers/{vps}/snapshots", tag = "Snapshots", operation_id = "list_snapshots",
@@ -22,17 +21,10 @@ use crate::fleet::{Caller, FleetError};
     responses((status = 200, description = "All of them.", body = Page<SnapshotView>)))]
 pub(super) async fn list(
     State(app): State<App>,
-    _: Caller,
+    caller: Caller,
     key: RowKey<VpsId>,
 ) -> Result<Response, ApiError> {
-    let vps = match key {
-        RowKey::Id(id) => id,
-        RowKey::Name(name) => {
-            let state = app.fleet.state();
-            let named = state.get::<VpsNameRow>(&(Name::default_tenant(), name.clone()));
-            named.ok_or_else(|| FleetError::not_found("VPS", name))?.vps
-        }
-    };
+    let vps = vps_servers::named(&app.fleet.state(), &caller, &key)?.spec.id;
     Ok(answer::page(&Page { items: app.fleet.snapshots(vps)?, next_cursor: None }))
 }
 

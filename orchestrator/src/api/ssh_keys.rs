@@ -18,8 +18,12 @@ use crate::fleet::Caller;
 /// Lists the tenant's SSH keys.
 #[utoipa::path(get, path = "/api/ssh-keys", tag = "SSH keys", operation_id = "list_ssh_keys", params(PageQuery),
     responses((status = 200, description = "A page of keys, by name.", body = Page<SshKeyView>)))]
-pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
-    let all = app.fleet.ssh_key_views();
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    paging: Paging,
+) -> Result<Response, ApiError> {
+    let all = app.fleet.ssh_key_views(&caller);
     paging.page(
         "ssh-keys",
         |from: Bound<Name>| all.iter().filter(move |view| is_behind(&view.name, &from)),

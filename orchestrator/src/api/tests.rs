@@ -5,6 +5,7 @@ mod document;
 mod events;
 mod https;
 mod images;
+mod isolation;
 mod lists;
 mod marks;
 mod permissions;
@@ -109,6 +110,7 @@ impl Api {
         for (role, number) in Role::ALL.into_iter().zip(10..) {
             let (text, row) =
                 tokens::create(name(&role.to_string()), role, token_id(number), clock::now()).unwrap();
+            let row = TokenRow { tenant: role.is_of_tenant().then(|| name("acme")), ..row };
             commit = commit.put(TokenRow::key(&row.id), encode(&row).unwrap());
             tokens.insert(role, text);
         }

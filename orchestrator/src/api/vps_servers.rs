@@ -5,9 +5,9 @@ use std::ops::Bound;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use chom_protocol::VpsId;
 use chom_protocol::api::vps_servers::{CreatePlan, CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
 use chom_protocol::api::{Page, PageQuery};
-use chom_protocol::{Name, VpsId};
 
 use crate::api::page::Paging;
 use crate::api::problem::ApiError;
@@ -15,21 +15,61 @@ use crate::api::request::{Mutation, Order, Plannable, RowId, RowKey, Words};
 use crate::api::{App, answer};
 use crate::clock;
 use crate::fleet::rows::{VpsNameRow, VpsRow};
+use crate::fleet::state::State as FleetState;
 use crate::fleet::vps::Action;
 use crate::fleet::{Caller, FleetError, RequestMark, view};
 
 /// Lists the VPSs, oldest first, deleted ones that are still kept included.
 #[utoipa::path(get, path = "/api/vps-servers", tag = "VPSs", operation_id = "list_vps", params(PageQuery),
     responses((status = 200, description = "A page of VPSs.", body = Page<VpsView>)))]
-pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    paging: Paging,
+) -> Result<Response, ApiError> {
     let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
     let (catalogue, now) = (app.fleet.catalogue(), clock::now());
     paging.page(
         "vps-servers",
-        |from: Bound<VpsId>| state.vps.range((from, Bound::Unbounded)).map(|(_, stored)| stored.row.as_ref()),
+        |from: Bound<VpsId>| seen(&state, &caller, from),
         |row| row.spec.id,
-        |row| view::vps(&state, catalogue, row, observations.get(&row.host).map(AsRef::as_ref), now),
+        |row| {
+            let observation = observations.get(&row.host).map(AsRef::as_ref);
+            view::vps_for(caller.sees_hosts(), view::vps(&state, catalogue, row, observation, now))
+        },
     )
+}
+
+/// The VPSs that are there for a caller, in order of id.
+fn seen<'a>(
+    state: &'a FleetState,
+    caller: &'a Caller,
+    from: Bound<VpsId>,
+) -> Box<dyn Iterator<Item = &'a VpsRow> + 'a> {
+    let range = (from, Bound::Unbounded);
+    match &caller.tenant {
+        None => Box::new(state.vps.range(range).map(|(_, stored)| stored.row.as_ref())),
+        Some(tenant) => {
+            let own = state.vps_of_tenant.get(tenant).into_iter().flat_map(move |ids| ids.range(range));
+            Box::new(own.filter_map(|id| state.get::<VpsRow>(id)).filter(|row| caller.sees_vps(row)))
+        }
+    }
+}
+
+/// The VPS of a path, by its id or its name in the caller's tenant. The gate has judged ids.
+pub(super) fn named<'a>(
+    state: &'a FleetState,
+    caller: &Caller,
+    key: &RowKey<VpsId>,
+) -> Result<&'a VpsRow, FleetError> {
+    match key {
+        RowKey::Id(id) => state.get::<VpsRow>(id).ok_or_else(|| FleetError::not_found("VPS", id)),
+        RowKey::Name(name) => {
+            let named = state.get::<VpsNameRow>(&(caller.home(), name.clone()));
+            let row = named.and_then(|named| state.get::<VpsRow>(&named.vps));
+            row.filter(|row| caller.sees_vps(row)).ok_or_else(|| FleetError::not_found("VPS", name))
+        }
+    }
 }
 
 /// Shows a VPS.
@@ -38,21 +78,14 @@ pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> R
     responses((status = 200, description = "The VPS.", body = VpsView)))]
 pub(super) async fn show(
     State(app): State<App>,
-    _: Caller,
+    caller: Caller,
     key: RowKey<VpsId>,
 ) -> Result<Response, ApiError> {
     let state = app.fleet.state();
-    let row = match &key {
-        RowKey::Id(id) => state.get::<VpsRow>(id).ok_or_else(|| FleetError::not_found("VPS", id))?,
-        RowKey::Name(name) => {
-            let named = state.get::<VpsNameRow>(&(Name::default_tenant(), name.clone()));
-            let row = named.and_then(|named| state.get::<VpsRow>(&named.vps));
-            row.ok_or_else(|| FleetError::not_found("VPS", name))?
-        }
-    };
+    let row = named(&state, &caller, &key)?;
     let observation = app.fleet.observations().of(row.host);
     let shown = view::vps(&state, app.fleet.catalogue(), row, observation.as_deref(), clock::now());
-    Ok(answer::row(&shown))
+    Ok(answer::row(&view::vps_for(caller.sees_hosts(), shown)))
 }
 
 /// Creates a VPS: finds a host and an address for it, and lets the host's agent make it.

@@ -67,7 +67,13 @@ mod tests {
     }
 
     fn caller() -> Caller {
-        Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(1)), role: Role::Admin }
+        Caller {
+            name: "admin".into(),
+            token: TokenId::new(Uuid::from_u128(1)),
+            role: Role::Admin,
+            tenant: None,
+            vps: None,
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Decision {
     pub now: UnixMillis,
     /// The operation that this decision begins, if it does.
     pub(super) operation: Option<OperationId>,
+    /// Whether whoever asked is told on which hosts things stand.
+    pub(super) sees_hosts: bool,
     actor: Arc<str>,
     changes: BTreeMap<Key, Change>,
     hosts: BTreeSet<HostId>,
@@ -49,6 +51,7 @@ impl Decision {
             state,
             now,
             operation: None,
+            sees_hosts: true,
             actor,
             changes: BTreeMap::new(),
             hosts: BTreeSet::new(),

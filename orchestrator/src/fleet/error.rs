@@ -14,8 +14,12 @@ pub enum ErrorKind {
     Invalid,
     /// The request is right and cannot be done in the present state.
     Conflict,
+    /// The caller's role may not do it.
+    Forbidden,
     /// No host can take it.
     NoCapacity,
+    /// The tenant's quota does not allow it.
+    OverQuota,
     /// `If-Match` named another revision.
     Stale,
     /// The idempotency key was used for another request.
@@ -74,6 +78,19 @@ impl FleetError {
     #[must_use]
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::Refused { kind: ErrorKind::Internal, detail: detail.into(), location: None }
+    }
+
+    /// The same for a tenant, who is not told of hosts.
+    pub(super) fn without_hosts(self) -> Self {
+        match self {
+            Self::Refused { kind: ErrorKind::NoCapacity, location, .. } => Self::Refused {
+                kind: ErrorKind::NoCapacity,
+                detail: "there is no room for it now; choose less or another region, or try again later"
+                    .to_owned(),
+                location,
+            },
+            other => other,
+        }
     }
 
     /// What kind of error it is.

@@ -60,14 +60,22 @@ impl Fleet {
             if now.seconds_since(seen_stored_at) >= SEEN_STORED_EVERY_SECONDS {
                 seen_stored_at = now;
                 self.store_all_seen().await;
+                self.store_all_uses().await;
             }
         }
         self.store_all_seen().await;
+        self.store_all_uses().await;
     }
 
     async fn count_traffic(&self, now: UnixMillis) {
         if let Err(error) = self.keep_traffic(now).await {
             tracing::error!(error = %error, "cannot take traffic over; the next pass tries again");
+        }
+    }
+
+    async fn store_all_uses(&self) {
+        if let Err(error) = self.store_token_uses().await {
+            tracing::warn!(error = %error, "cannot store when tokens were last used");
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chom_certs::{Fingerprint, Serial, TokenHash};
 use chom_protocol::api::hosts::{HostLimits, Labels};
 use chom_protocol::api::operations::OperationState;
+use chom_protocol::api::tenants::Quota;
 use chom_protocol::api::tokens::Role;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::Job;
@@ -375,6 +376,27 @@ pub struct TokenRow {
     pub expires_at: Option<UnixMillis>,
     /// What its holder may do.
     pub role: Role,
+    /// In which tenant; none: in the fleet.
+    pub tenant: Option<Name>,
+    /// With which VPS alone.
+    pub vps: Option<VpsId>,
+    /// When it was last used, a few minutes late.
+    pub last_used_at: Option<UnixMillis>,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRow {
+    /// Its name.
+    pub name: Name,
+    /// How much it may have.
+    pub quota: Quota,
+    /// What another system calls it.
+    pub external_id: Option<String>,
+    /// When it was made.
+    pub created_at: UnixMillis,
+    /// When it was deleted; the row keeps its name from being given again.
+    pub deleted_at: Option<UnixMillis>,
 }
 
 /// The answer to a mutation, kept so that the same request with the same key gets it again.

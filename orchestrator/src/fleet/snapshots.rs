@@ -287,7 +287,10 @@ fn accepted(
     let found = found.ok_or_else(|| FleetError::not_found("snapshot", snapshot))?;
     let observation = fleet.observations().of(row.host);
     let snapshot = shown(&decision.state, found, observation.as_deref());
-    Ok(SnapshotAccepted { snapshot, operation: view::operation(operation) })
+    Ok(SnapshotAccepted {
+        snapshot,
+        operation: view::operation_for(decision.sees_hosts, view::operation(operation)),
+    })
 }
 
 /// What a VPS's host said last of its snapshots, and of which desired state that was.

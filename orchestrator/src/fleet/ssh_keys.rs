@@ -24,8 +24,8 @@ impl Fleet {
         request: AddSshKey,
     ) -> Result<Done<SshKeyView>, FleetError> {
         check_key("/key", &request.key)?;
+        let tenant = caller.home();
         self.mutate(caller, mark, move |decision, _| {
-            let tenant = Name::default_tenant();
             let AddSshKey { name, key } = request;
             if decision.state.ssh_keys.contains_key(&(tenant.clone(), name.clone())) {
                 return Err(FleetError::Refused {
@@ -58,8 +58,9 @@ impl Fleet {
         mark: RequestMark,
         name: Name,
     ) -> Result<Done<SshKeyView>, FleetError> {
+        let tenant = caller.home();
         self.mutate(caller, mark, move |decision, mark| {
-            let id = (Name::default_tenant(), name);
+            let id = (tenant, name);
             let stored = decision.state.ssh_keys.get(&id).cloned();
             let stored = stored.ok_or_else(|| FleetError::not_found("SSH key", &id.1))?;
             check_revision(mark, stored.revision)?;
@@ -71,11 +72,11 @@ impl Fleet {
         .await
     }
 
-    /// The tenant's keys, by name.
+    /// The keys of the caller's tenant, by name.
     #[must_use]
-    pub fn ssh_key_views(&self) -> Vec<SshKeyView> {
+    pub fn ssh_key_views(&self, caller: &Caller) -> Vec<SshKeyView> {
         let state = self.state();
-        of_tenant(&state, &Name::default_tenant()).map(|row| view(&state, row)).collect()
+        of_tenant(&state, &caller.home()).map(|row| view(&state, row)).collect()
     }
 }
 

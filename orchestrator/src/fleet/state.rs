@@ -15,7 +15,7 @@ use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
     AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, ImageFetchRow,
-    ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, SshKeyRow, TokenRow,
+    ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, SshKeyRow, TenantRow, TokenRow,
     VpsNameRow, VpsRow,
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
@@ -100,6 +100,10 @@ macro_rules! tables {
             $(#[doc = concat!("Rows of kind `", $kind, "`.")] pub $field: OrdMap<$id, Stored<$row>>,)*
             /// The VPSs of each host.
             pub vps_of_host: OrdMap<HostId, OrdSet<VpsId>>,
+            /// The VPSs of each tenant.
+            pub vps_of_tenant: OrdMap<Name, OrdSet<VpsId>>,
+            /// Tokens by what they hash to.
+            pub token_of_hash: OrdMap<Sha256, TokenId>,
             /// What they hold.
             pub held: OrdMap<HostId, Held>,
             /// On which hosts VPSs of an anti-affinity group stand, and how many: by tenant, group and host.
@@ -218,7 +222,8 @@ tables! {
         |id, folder| folder.row(id);
     ssh_keys: SshKeyRow, "ssh-key", 1, "ssh-keys", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
-    tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id);
+    tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id), index index_token;
+    tenants: TenantRow, "tenant", 1, "tenants", Name, |row| row.name.clone(), |id, folder| folder.row(id);
     idempotency: IdempotencyRow, "idempotency", 1, "idempotency", Sha256, |row| row.id, |id, folder| folder.row(id),
         index index_answer;
     audit: AuditRow, "audit", 1, "audit", u64, |row| row.sequence, |id, folder| folder.row(id);
@@ -327,6 +332,15 @@ fn index_answer(state: &mut State, old: Option<&IdempotencyRow>, new: Option<&Id
     index_deadline(state, old, new, |row| Some((row.expires_at, Deadline::Answer(row.id))));
 }
 
+fn index_token(state: &mut State, old: Option<&TokenRow>, new: Option<&TokenRow>) {
+    if let Some(row) = old {
+        state.token_of_hash.remove(&row.hash);
+    }
+    if let Some(row) = new {
+        state.token_of_hash.insert(row.hash, row.id);
+    }
+}
+
 fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
     index_deadline(state, old, new, |row| {
         let kept = row.retention.filter(|_| row.purging.is_none())?;
@@ -342,6 +356,12 @@ fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
         state.held.insert(row.host, held);
         if let Some(ids) = state.vps_of_host.get_mut(&row.host) {
             ids.remove(&row.spec.id);
+        }
+        if let Some(ids) = state.vps_of_tenant.get_mut(&row.spec.tenant) {
+            ids.remove(&row.spec.id);
+            if ids.is_empty() {
+                state.vps_of_tenant.remove(&row.spec.tenant);
+            }
         }
         if let Some(key) = group_of(row) {
             match state.group_members.get(&key).copied() {
@@ -359,6 +379,7 @@ fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
         held.count += 1;
         state.held.insert(row.host, held);
         state.vps_of_host.entry(row.host).or_default().insert(row.spec.id);
+        state.vps_of_tenant.entry(row.spec.tenant.clone()).or_default().insert(row.spec.id);
         if let Some(key) = group_of(row) {
             *state.group_members.entry(key).or_default() += 1;
         }
@@ -371,7 +392,7 @@ fn group_of(row: &VpsRow) -> Option<(Name, Name, HostId)> {
 }
 
 /// Retained VPSs hold their disk only.
-fn promised(row: &VpsRow) -> (u32, Bytes) {
+pub(super) fn promised(row: &VpsRow) -> (u32, Bytes) {
     if row.retention.is_some() || row.purging.is_some() {
         (0, Bytes(0))
     } else {

@@ -7,6 +7,7 @@ mod lifecycle;
 mod operations;
 mod order;
 mod placing;
+mod quota;
 mod restore;
 mod rotation;
 mod snapshots;
@@ -51,7 +52,13 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 pub(crate) fn caller() -> Caller {
-    Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(7)), role: Role::Admin }
+    Caller {
+        name: "admin".into(),
+        token: TokenId::new(Uuid::from_u128(7)),
+        role: Role::Admin,
+        tenant: None,
+        vps: None,
+    }
 }
 
 pub(crate) fn catalogue() -> Catalogue {
@@ -242,6 +249,7 @@ pub(crate) fn request(vps: &str, region: &str) -> CreateVps {
         guest_shutdown: Default::default(),
         anti_affinity: None,
         host_labels: Default::default(),
+        tenant: None,
     }
 }
 

@@ -1,15 +1,19 @@
 //! API tokens: random, shown once, stored as a hash.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use chom_protocol::api::tokens::Role;
+use chom_protocol::api::tokens::{CreateToken, Role, TokenMade, TokenView};
 use chom_protocol::vps::Sha256;
-use chom_protocol::{Name, TokenId, UnixMillis};
+use chom_protocol::{Name, TokenId, UnixMillis, VpsId};
 use ring::rand::SecureRandom;
 
-use crate::fleet::rows::TokenRow;
+use crate::clock::{parse_rfc3339, rfc3339};
+use crate::fleet::decider::{self, LoadError};
+use crate::fleet::rows::{TokenRow, VpsRow};
 use crate::fleet::state::State;
-use crate::fleet::{Caller, ErrorKind, FleetError};
+use crate::fleet::{Caller, Decision, Done, ErrorKind, Fleet, FleetError, RequestMark, tenants};
+use crate::store::{CommitError, Store};
 
 /// What every API token begins with, so that leaked ones can be searched for.
 pub const TOKEN_PREFIX: &str = "chom-api-";
@@ -29,7 +33,17 @@ pub fn create(
     ring::rand::SystemRandom::new().fill(&mut bytes)?;
     let text = format!("{TOKEN_PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&bytes));
     let hash = Sha256::of(text.as_bytes());
-    let row = TokenRow { id, name, hash, created_at: now, expires_at: None, role };
+    let row = TokenRow {
+        id,
+        name,
+        hash,
+        created_at: now,
+        expires_at: None,
+        role,
+        tenant: None,
+        vps: None,
+        last_used_at: None,
+    };
     Ok((text, row))
 }
 
@@ -44,11 +58,217 @@ pub fn authenticate(state: &State, token: &str, now: UnixMillis) -> Result<Calle
         location: Some("Authorization"),
     };
     let hash = Sha256::of(token.as_bytes());
-    let Some(row) = state.tokens.values().map(|stored| &stored.row).find(|row| row.hash == hash) else {
+    let Some(row) = state.token_of_hash.get(&hash).and_then(|id| state.get::<TokenRow>(id)) else {
         return Err(refused("this API token is unknown; use the one that `chom-orchestrator init` printed"));
     };
+    // A tenant that is deleted has no tokens left; this is for one that was restored or written by hand.
+    if row.role.is_of_tenant() != row.tenant.is_some() {
+        return Err(refused("this API token has a role that fits no tenant; ask an admin for a new one"));
+    }
     if row.expires_at.is_some_and(|end| end <= now) {
         return Err(refused("this API token has expired; ask an admin for a new one"));
     }
-    Ok(Caller { name: Arc::from(row.name.as_str()), token: row.id, role: row.role })
+    Ok(Caller {
+        name: Arc::from(row.name.as_str()),
+        token: row.id,
+        role: row.role,
+        tenant: row.tenant.clone(),
+        vps: row.vps,
+    })
+}
+
+/// Most tokens; about 400 bytes each in memory.
+const TOKENS_MAX: usize = 100_000;
+/// Rows that one commit writes when it is stored which tokens were used; well within a commit's 128 changes.
+const USES_PER_COMMIT_MAX: usize = 100;
+
+/// When tokens were last used, as far as their rows do not say so yet.
+#[derive(Default)]
+pub(super) struct Uses(Mutex<BTreeMap<TokenId, UnixMillis>>);
+
+impl Fleet {
+    /// Makes a token. The answer shows its text, and nothing does again.
+    ///
+    /// # Errors
+    /// When the caller may not give that role, or the request names a tenant or VPS that is not there.
+    pub async fn create_token(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        request: CreateToken,
+    ) -> Result<Done<TokenMade>, FleetError> {
+        let expires_at = request.expires_at.as_deref().map(|text| {
+            parse_rfc3339(text).ok_or_else(|| {
+                FleetError::invalid(
+                    "/expires_at",
+                    "this is no time; write it as in RFC 3339, such as 2027-01-31T12:00:00Z",
+                )
+            })
+        });
+        let (expires_at, maker) = (expires_at.transpose()?, caller.clone());
+        self.mutate(caller, mark, move |decision, _| {
+            let tenant = tenant_of(decision, &maker, &request)?;
+            check_vps(&decision.state, tenant.as_ref(), request.vps)?;
+            if expires_at.is_some_and(|end| end <= decision.now) {
+                return Err(FleetError::invalid("/expires_at", "this time is over; give one to come"));
+            }
+            if decision.state.tokens.len() >= TOKENS_MAX {
+                return Err(FleetError::conflict(format!(
+                    "there are {TOKENS_MAX} tokens; revoke some first"
+                )));
+            }
+            let id = TokenId::new(decision.new_id());
+            let made = create(request.name, request.role, id, decision.now);
+            let (secret, row) =
+                made.map_err(|_| FleetError::internal("the system gives no random bytes for a token"))?;
+            let row = TokenRow { expires_at, tenant, vps: request.vps, ..row };
+            decision.audit("token.create", id)?;
+            decision.put(row.clone())?;
+            Ok(TokenMade { token: view(&row, None), secret })
+        })
+        .await
+    }
+
+    /// Revokes a token: it opens nothing from now on.
+    ///
+    /// # Errors
+    /// When there is no such token.
+    pub async fn revoke_token(
+        &self,
+        caller: &Caller,
+        mark: RequestMark,
+        token: TokenId,
+    ) -> Result<Done<TokenView>, FleetError> {
+        let fleet = self.clone();
+        self.mutate(caller, mark, move |decision, _| {
+            let row = decision.state.get::<TokenRow>(&token).cloned();
+            let row = row.ok_or_else(|| FleetError::not_found("token", token))?;
+            decision.delete::<TokenRow>(&token);
+            decision.audit("token.revoke", token)?;
+            Ok(fleet.token_view(&row))
+        })
+        .await
+    }
+
+    /// A token, without what it says.
+    #[must_use]
+    pub fn token_view(&self, row: &TokenRow) -> TokenView {
+        let uses = self.0.token_uses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        view(row, uses.get(&row.id).copied())
+    }
+
+    /// Notes that a token was used. That is stored every few minutes, not with each request.
+    pub fn note_token_use(&self, token: TokenId, now: UnixMillis) {
+        let mut uses = self.0.token_uses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.insert(token, now);
+    }
+
+    /// Stores which tokens were used since it was last stored.
+    pub(super) async fn store_token_uses(&self) -> Result<(), FleetError> {
+        let uses = std::mem::take(&mut *self.0.token_uses.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let uses: Vec<(TokenId, UnixMillis)> = uses.into_iter().collect();
+        for chunk in uses.chunks(USES_PER_COMMIT_MAX) {
+            let chunk = chunk.to_vec();
+            self.decide("chom".into(), move |decision| {
+                for (token, at) in chunk {
+                    // One that was revoked meanwhile is passed over.
+                    if let Some(row) = decision.state.get::<TokenRow>(&token).cloned() {
+                        decision.put(TokenRow { last_used_at: Some(at), ..row })?;
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// In which tenant the new token opens; none: in the fleet.
+fn tenant_of(decision: &Decision, maker: &Caller, request: &CreateToken) -> Result<Option<Name>, FleetError> {
+    let CreateToken { role, tenant, vps, .. } = request;
+    if !role.is_of_tenant() {
+        if maker.tenant.is_some() {
+            return Err(FleetError::invalid(
+                "/role",
+                format!(
+                    "`{role}` is a role for the fleet; the token of a tenant makes owners, members and viewers"
+                ),
+            ));
+        }
+        if tenant.is_some() || vps.is_some() {
+            return Err(FleetError::invalid(
+                "/role",
+                format!(
+                    "`{role}` is a role for the fleet; in a tenant there are owners, members and viewers"
+                ),
+            ));
+        }
+        return Ok(None);
+    }
+    let tenant = match (tenant, &maker.tenant) {
+        (Some(wanted), Some(own)) if wanted != own => return Err(tenants::unknown(wanted)),
+        (Some(wanted), _) => wanted,
+        (None, Some(own)) => own,
+        (None, None) => {
+            return Err(FleetError::invalid("/tenant", format!("say in which tenant it is `{role}`")));
+        }
+    };
+    tenants::check(&decision.state, tenant)?;
+    Ok(Some(tenant.clone()))
+}
+
+fn check_vps(state: &State, tenant: Option<&Name>, vps: Option<VpsId>) -> Result<(), FleetError> {
+    let Some(vps) = vps else { return Ok(()) };
+    let row = state.get::<VpsRow>(&vps).filter(|row| Some(&row.spec.tenant) == tenant);
+    match row {
+        Some(_) => Ok(()),
+        None => Err(FleetError::invalid("/vps", format!("the tenant has no VPS `{vps}`"))),
+    }
+}
+
+fn view(row: &TokenRow, used_at: Option<UnixMillis>) -> TokenView {
+    TokenView {
+        id: row.id,
+        name: row.name.clone(),
+        role: row.role,
+        tenant: row.tenant.clone(),
+        vps: row.vps,
+        created_at: rfc3339(row.created_at),
+        expires_at: row.expires_at.map(rfc3339),
+        last_used_at: used_at.max(row.last_used_at).map(rfc3339),
+    }
+}
+
+/// Why no new token was made by whoever stands at the machine.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    /// What is stored.
+    #[error("cannot read the fleet")]
+    Load(#[from] LoadError),
+    /// Randomness.
+    #[error("the system gives no random bytes for a token")]
+    Random,
+    /// The rows.
+    #[error("cannot make the token")]
+    Fleet(#[from] FleetError),
+    /// The commit.
+    #[error("cannot store the token")]
+    Commit(#[from] CommitError),
+}
+
+/// Makes a new admin's token in a store that nobody else uses, for whoever has lost all of them. It is in the audit trail.
+///
+/// # Errors
+/// When there is no fleet in the store, or it takes no commit.
+pub async fn reset_admin(store: &dyn Store, now: UnixMillis) -> Result<String, ResetError> {
+    let state = decider::load(store).await?;
+    let mut decision = Decision::begin(&state, now, "break-glass".into());
+    let id = TokenId::new(decision.new_id());
+    let name = "break-glass".parse().map_err(|_| ResetError::Random)?;
+    let (secret, row) = create(name, Role::Admin, id, now).map_err(|_| ResetError::Random)?;
+    decision.audit("token.break-glass", id)?;
+    decision.put(row)?;
+    store.commit(decision.finish().commit).await?;
+    Ok(secret)
 }

@@ -40,7 +40,7 @@ pub fn vps(
         region: row.region.clone(),
         size: row.size.clone(),
         image: spec.image.as_ref().map(|image| image.name.clone()),
-        host: row.host,
+        host: Some(row.host),
         engine: spec.engine,
         cores: spec.cores,
         memory_bytes: spec.memory,
@@ -227,6 +227,18 @@ fn problems(status: Option<&HostStatus>, observation: Option<&Observation>, stat
     problems
 }
 
+/// A VPS for whoever may not know of hosts.
+#[must_use]
+pub fn vps_for(sees_hosts: bool, shown: VpsView) -> VpsView {
+    if sees_hosts { shown } else { VpsView { host: None, ..shown } }
+}
+
+/// An operation for whoever may not know of hosts.
+#[must_use]
+pub fn operation_for(sees_hosts: bool, shown: OperationView) -> OperationView {
+    if sees_hosts { shown } else { OperationView { host: None, ..shown } }
+}
+
 /// An operation.
 #[must_use]
 pub fn operation(row: &OperationRow) -> OperationView {
@@ -249,27 +261,27 @@ pub fn operation(row: &OperationRow) -> OperationView {
     }
 }
 
-/// An operation for whoever waits for it: one whose host cannot be seen says so.
+/// An operation for whoever waits for it: one whose host cannot be seen says so. No text of it names a host, as tenants read
+/// it too.
 #[must_use]
 pub fn operation_now(
-    state: &State,
     catalogue: &Catalogue,
     row: &OperationRow,
     observation: Option<&Observation>,
     now: UnixMillis,
 ) -> OperationView {
     let mut shown = operation(row);
-    let Some(host) = row.host else { return shown };
+    if row.host.is_none() {
+        return shown;
+    }
     let is_seen = health::is_seen(observation, catalogue.unreachable_after_seconds, now);
     if !shown.state.is_final() && shown.problem.is_none() && !is_seen {
-        let name = state.get::<HostRow>(&host).map(|host| host.name.to_string());
-        let host = name.unwrap_or_else(|| host.to_string());
         let since = observation.map_or_else(
             || "since the orchestrator was started".to_owned(),
             |seen| format!("for {} s", now.seconds_since(seen.seen_at)),
         );
         shown.problem = Some(format!(
-            "its host `{host}` has not been seen {since}; the order stands and is carried out when the host is back"
+            "its host has not been seen {since}; the order stands and is carried out when the host is back"
         ));
     }
     shown
@@ -302,7 +314,7 @@ mod tests {
             finished_at: None,
         };
         let catalogue = Catalogue { unreachable_after_seconds: 45, ..crate::fleet::tests::catalogue() };
-        operation_now(&State::default(), &catalogue, &row, observation, UnixMillis(100_000)).problem
+        operation_now(&catalogue, &row, observation, UnixMillis(100_000)).problem
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::fleet::rows::{
 use crate::fleet::state::State;
 use crate::fleet::{
     Caller, Decision, Done, Fleet, FleetError, RequestMark, adopt, check_revision, network, room, ssh_keys,
-    view,
+    tenants, view,
 };
 use crate::placement::{Candidate, Wish, place};
 use crate::user_data;
@@ -103,6 +103,7 @@ impl Fleet {
         mark: RequestMark,
         request: CreateVps,
     ) -> Result<Done<VpsAccepted>, FleetError> {
+        let request = for_caller(caller, request)?;
         let chosen = choose(self, &request)?;
         let fleet = self.clone();
         self.mutate(caller, mark, move |decision, _| create(&fleet, decision, request, &chosen)).await
@@ -166,6 +167,23 @@ pub(super) struct Chosen {
     pub(super) images: Vec<Image>,
 }
 
+/// The request with the tenant that it is for.
+pub(super) fn for_caller(caller: &Caller, request: CreateVps) -> Result<CreateVps, FleetError> {
+    if !caller.sees_hosts() && !request.host_labels.is_empty() {
+        return Err(FleetError::Refused {
+            kind: ErrorKind::Forbidden,
+            detail: "which hosts there are is not a tenant's to choose; name a region only".to_owned(),
+            location: Some("/host_labels"),
+        });
+    }
+    let tenant = caller.tenant_of(request.tenant.as_ref())?;
+    Ok(CreateVps { tenant: Some(tenant), ..request })
+}
+
+fn tenant_of(request: &CreateVps) -> Name {
+    request.tenant.clone().unwrap_or_else(Name::default_tenant)
+}
+
 /// What a create asks of its host.
 pub(super) fn wish(request: &CreateVps, size: &Size, image: &Image) -> Wish {
     let group = request.anti_affinity.clone();
@@ -173,7 +191,7 @@ pub(super) fn wish(request: &CreateVps, size: &Size, image: &Image) -> Wish {
         region: request.region.clone(),
         engine: image.engine,
         labels: request.host_labels.clone(),
-        group: group.map(|group| (Name::default_tenant(), group)),
+        group: group.map(|group| (tenant_of(request), group)),
         cores: size.cores,
         memory: size.memory,
         disk: size.disk,
@@ -258,7 +276,8 @@ pub(super) fn create(
     request: CreateVps,
     chosen: &Chosen,
 ) -> Result<VpsAccepted, FleetError> {
-    let tenant = Name::default_tenant();
+    let tenant = tenant_of(&request);
+    tenants::check(&decision.state, &tenant)?;
     check_name(decision, &tenant, &request.name)?;
     // They were looked up before this decision's turn.
     if let Some(image) = chosen.images.iter().find(|image| {
@@ -645,9 +664,10 @@ pub(super) fn accepted(
     let row = decision.state.get::<VpsRow>(&row.spec.id).unwrap_or(row);
     let observation = fleet.observations().of(row.host);
     let catalogue = fleet.catalogue();
+    let shown = view::vps(&decision.state, catalogue, row, observation.as_deref(), decision.now);
     VpsAccepted {
-        vps: view::vps(&decision.state, catalogue, row, observation.as_deref(), decision.now),
-        operation: view::operation(operation),
+        vps: view::vps_for(decision.sees_hosts, shown),
+        operation: view::operation_for(decision.sees_hosts, view::operation(operation)),
     }
 }
 

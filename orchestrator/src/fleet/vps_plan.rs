@@ -8,8 +8,8 @@ use crate::clock;
 use crate::fleet::catalogue::{Image, Size};
 use crate::fleet::rows::HostRow;
 use crate::fleet::state::State;
-use crate::fleet::vps::{choose, create, wish};
-use crate::fleet::{Caller, Decision, ErrorKind, Fleet, FleetError, room};
+use crate::fleet::vps::{choose, create, for_caller, wish};
+use crate::fleet::{Caller, Decision, ErrorKind, Fleet, FleetError, quota, room};
 use crate::placement::Explanation;
 
 impl Fleet {
@@ -18,6 +18,8 @@ impl Fleet {
     /// # Errors
     /// When the request breaks a rule or the name is taken. That no host has room is an answer.
     pub fn plan_create(&self, caller: &Caller, request: CreateVps) -> Result<CreatePlan, FleetError> {
+        let request = for_caller(caller, request)?;
+        let tenant = request.tenant.clone().unwrap_or_else(|| caller.home());
         let chosen = choose(self, &request)?;
         let state = self.state();
         let mut decision = Decision::begin(&state, clock::now(), caller.name.clone());
@@ -28,8 +30,9 @@ impl Fleet {
             .reduce(|tried, next| if tried.1.taken.is_some() { tried } else { next });
         let (image, explained) = explained
             .ok_or_else(|| FleetError::invalid("/image", "name an image; no default is configured"))?;
-        match create(self, &mut decision, request, &chosen) {
-            Ok(accepted) => Ok(CreatePlan {
+        let created = create(self, &mut decision, request, &chosen);
+        let planned = match created {
+            Ok(accepted) => quota::check(&state, &decision.state, &tenant).map(|()| CreatePlan {
                 addresses: accepted.vps.addresses,
                 steps: steps(&chosen.size, image),
                 ..plan(&state, explained, None)
@@ -38,7 +41,21 @@ impl Fleet {
                 Ok(plan(&state, explained, Some(error.to_string())))
             }
             Err(error) => Err(error),
-        }
+        };
+        planned.map(|planned| if caller.sees_hosts() { planned } else { without_hosts(planned) })
+    }
+}
+
+/// The plan for a tenant, who is not told of hosts.
+fn without_hosts(plan: CreatePlan) -> CreatePlan {
+    let why = if plan.host.is_some() { "there is room for it" } else { "there is no room for it now" };
+    CreatePlan {
+        host: None,
+        host_name: None,
+        why: why.to_owned(),
+        not_taken: Vec::new(),
+        not_taken_count: 0,
+        ..plan
     }
 }
 

@@ -154,8 +154,9 @@ pub struct AddressView {
     pub vps: VpsId,
     /// Its name; none once it is gone.
     pub vps_name: Option<Name>,
-    /// On which host it was first held.
-    pub host: HostId,
+    /// On which host it was first held; tenants are not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
     /// Since when, RFC 3339.
     pub since: String,
     /// Until when, RFC 3339; none: it is held now.

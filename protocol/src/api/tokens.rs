@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::{Name, TokenId, VpsId};
+
 /// What its holder may do; `docs/permissions.md` has the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -44,4 +46,56 @@ impl std::fmt::Display for Role {
             Self::Viewer => "viewer",
         })
     }
+}
+
+/// Makes an API token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// What it is called in lists and in the audit trail.
+    pub name: Name,
+    /// What its holder may do.
+    pub role: Role,
+    /// In which tenant, with a role of a tenant; the caller's own where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+    /// With which VPS alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vps: Option<VpsId>,
+    /// When it ends, RFC 3339; never where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+/// An API token, without what it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenView {
+    /// Its id.
+    pub id: TokenId,
+    /// What it is called.
+    pub name: Name,
+    /// What its holder may do.
+    pub role: Role,
+    /// In which tenant; none: in the fleet.
+    pub tenant: Option<Name>,
+    /// With which VPS alone.
+    pub vps: Option<VpsId>,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+    /// When it ends, RFC 3339.
+    pub expires_at: Option<String>,
+    /// When it was last used, RFC 3339; after a kill of the orchestrator up to five minutes too early.
+    pub last_used_at: Option<String>,
+}
+
+/// A token that was just made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenMade {
+    /// What is kept of it.
+    pub token: TokenView,
+    /// The token itself, shown this once.
+    pub secret: String,
 }

@@ -43,7 +43,7 @@ fn desired_equals_observed_and_nothing_is_made_twice_when_agents_are_killed() {
         assert_eq!(noted.len(), history.len(), "a disk was made or destroyed twice: {history:?}");
         let lost = history.iter().find(|(what, id)| what == "destroyed" && kept.contains(id));
         assert!(lost.is_none(), "a disk was destroyed whose VPS nobody purged: {lost:?}");
-        let mine = views.iter().filter(|view| view.host == host.id);
+        let mine = views.iter().filter(|view| view.host == Some(host.id));
         let wanted: BTreeMap<VpsId, bool> = mine
             .filter(|view| view.observed.state != VpsState::Absent)
             .map(|view| (view.id, view.desired == Power::Running))

@@ -13,6 +13,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         DELETE /api/images/{image}
         DELETE /api/networks/{network}
         DELETE /api/ssh-keys/{key}
+        DELETE /api/tenants/{tenant}
+        DELETE /api/tokens/{token}
         DELETE /api/vps-servers/{vps}
         DELETE /api/vps-servers/{vps}/iso
         DELETE /api/vps-servers/{vps}/snapshots/{snapshot}
@@ -35,6 +37,9 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/regions
         GET /api/sizes
         GET /api/ssh-keys
+        GET /api/tenants
+        GET /api/tenants/{tenant}
+        GET /api/tokens
         GET /api/vps-servers
         GET /api/vps-servers/{vps}
         GET /api/vps-servers/{vps}/console
@@ -65,6 +70,9 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/networks/{network}/pools/remove
         POST /api/operations/{operation}/cancel
         POST /api/ssh-keys
+        POST /api/tenants
+        POST /api/tenants/{tenant}/quota
+        POST /api/tokens
         POST /api/vps-servers
         POST /api/vps-servers/{vps}/addresses
         POST /api/vps-servers/{vps}/clone

@@ -6,7 +6,7 @@ use super::*;
 use crate::permission::{self, Needs};
 
 /// Every route with its operation id.
-fn identified() -> Vec<(Method, String, String)> {
+pub(super) fn identified() -> Vec<(Method, String, String)> {
     let document = serde_json::to_value(super::super::document()).unwrap();
     let id = |method: &Method, path: &str| {
         let operation = &document["paths"][path][method.as_str().to_lowercase()];
@@ -44,9 +44,10 @@ fn the_document_says_of_every_operation_who_may_call_it() {
 }
 
 #[tokio::test]
-async fn every_route_answers_every_role_as_the_table_says() {
+async fn every_route_answers_every_role_of_the_fleet_as_the_table_says() {
     let api = Api::new().await;
-    for role in Role::ALL {
+    // Roles of a tenant are judged on rows of theirs: see the isolation matrix.
+    for role in [Role::Admin, Role::Operator, Role::Auditor] {
         for (method, pattern, id) in identified() {
             let Some(permission) = permission::of_route(&id).and_then(Needs::permission) else { continue };
             // Rows that nothing has, and no body: those who may are refused further in.
@@ -69,10 +70,9 @@ async fn a_refusal_says_what_is_needed_and_who_has_it_whatever_the_row() {
     let api = Api::new().await;
     let path = filled("/api/vps-servers/{vps}/suspend");
     let request = Request::builder().method(Method::POST).uri(path);
-    let request = request.header("Authorization", format!("Bearer {}", api.token_of(Role::Owner)));
+    let request = request.header("Authorization", format!("Bearer {}", api.token_of(Role::Auditor)));
     let answer = api.send(request.body(Body::empty()).unwrap()).await;
     let problem = answer.problem();
-    expect_test::expect![[r#"
-        403 /problems/forbidden: this needs the permission `vps-custody:change`, which the role `owner` of your token does not have; use a token of role admin, operator"#]]
+    expect_test::expect!["403 /problems/forbidden: this needs the permission `vps-custody:change`, which the role `auditor` of your token does not have; use a token of role admin, operator"]
     .assert_eq(&format!("{} {}: {}", problem.status, problem.kind, problem.detail));
 }

@@ -95,7 +95,7 @@ pub fn address(state: &State, row: &AddressRow) -> AddressView {
         network: row.network.clone(),
         vps: row.vps,
         vps_name: state.get::<VpsRow>(&row.vps).map(|vps| vps.spec.name.clone()),
-        host: row.host,
+        host: Some(row.host),
         since: rfc3339(row.since),
         until: None,
     }

@@ -42,7 +42,7 @@ impl Fleet {
             let row = row.ok_or_else(|| FleetError::not_found("operation", operation))?;
             let row = cancel(&fleet, decision, row)?;
             decision.audit("operation.cancel", operation)?;
-            Ok(view::operation(&row))
+            Ok(view::operation_for(decision.sees_hosts, view::operation(&row)))
         })
         .await
     }

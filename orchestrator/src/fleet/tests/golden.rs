@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use chom_protocol::api::alerts::{AlertState, DeliveryState, Severity};
 use chom_protocol::api::networks::{AddressRange, CreateNetwork, NetworkKind, PutPool, TrafficQuota};
+use chom_protocol::api::tenants::Quota;
 use chom_protocol::api::tokens::Role;
 use chom_protocol::network::Traffic;
 use chom_protocol::{AlertId, NotificationId};
@@ -13,7 +14,7 @@ use chom_protocol::{AlertId, NotificationId};
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
 use crate::fleet::network::rows::{FormerAddressRow, Month, MonthRow, TrafficRow};
-use crate::fleet::rows::{ImageFetchRow, ImageRow, SshKeyRow};
+use crate::fleet::rows::{ImageFetchRow, ImageRow, SshKeyRow, TenantRow, TokenRow};
 use crate::fleet::state::State;
 use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
@@ -71,7 +72,21 @@ async fn full() -> World {
         })?;
         let (_, token) =
             tokens::create(name("admin"), Role::Admin, TokenId::new(decision.new_id()), at).unwrap();
-        decision.put(token)?;
+        decision.put(TokenRow {
+            tenant: Some(name("acme")),
+            vps: Some(vps),
+            last_used_at: Some(at),
+            ..token
+        })?;
+        let quota = Quota { vps: Some(10), memory_bytes: Some(Bytes::gib(8)), ..Quota::default() };
+        let external_id = Some("customer-7".to_owned());
+        decision.put(TenantRow {
+            name: name("acme"),
+            quota,
+            external_id,
+            created_at: at,
+            deleted_at: Some(at),
+        })?;
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 you@example".to_owned();
         decision.put(SshKeyRow { tenant: name("default"), name: name("laptop"), key, created_at: at })?;
         decision.put(ImageRow {

@@ -22,7 +22,7 @@ async fn limit(world: &World, host: HostId, limits: HostLimits) -> Result<(), Fl
 
 async fn create(world: &World, wanted: CreateVps) -> Result<HostId, FleetError> {
     let done = world.fleet.create_vps(&caller(), RequestMark::default(), wanted).await?;
-    Ok(done.value.vps.host)
+    Ok(done.value.vps.host.unwrap())
 }
 
 fn rendered(plan: &CreatePlan) -> String {

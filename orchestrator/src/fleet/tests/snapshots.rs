@@ -186,11 +186,11 @@ async fn a_job_with_a_snapshot_is_not_taken_back_and_only_what_must_go_through_d
 #[tokio::test]
 async fn a_copy_is_a_vps_of_its_own_on_the_same_host_made_from_the_disk_or_a_snapshot() {
     let world = World::new().await;
-    let host = world.host("h", "eu-west", 2).await;
+    world.host("h", "eu-west", 2).await;
     world.host("empty", "eu-west", 50).await;
     let source = world.create("a", "eu-west").await.unwrap().value.vps;
     // On whichever host it came to be.
-    let host = if source.host == host { host } else { source.host };
+    let host = source.host.unwrap();
     world.converge(host).await;
     let snapshot = world.take(source.id, "golden").await.unwrap().snapshot.id;
     assert!(world.copy(source.id, "b", Some(snapshot)).await.is_err(), "not taken yet");

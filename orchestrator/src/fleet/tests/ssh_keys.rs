@@ -38,7 +38,7 @@ async fn a_vps_lets_in_the_tenants_keys_that_it_names_or_all_of_them_and_its_own
     assert!(unknown.contains("`phone`") && unknown.contains("desk, laptop"), "{unknown}");
     world.fleet.remove_ssh_key(&caller(), RequestMark::default(), name("desk")).await.unwrap();
     assert_eq!(keys(&world, wanted("e", None)).await.unwrap(), [LAPTOP, OWN]);
-    assert_eq!(world.fleet.ssh_key_views().len(), 1);
+    assert_eq!(world.fleet.ssh_key_views(&caller()).len(), 1);
     world.end().await;
 }
 

@@ -49,7 +49,13 @@ pub(super) fn name(text: &str) -> Name {
 }
 
 pub(super) fn caller() -> Caller {
-    Caller { name: "admin".into(), token: TokenId::new(Uuid::from_u128(1)), role: Role::Admin }
+    Caller {
+        name: "admin".into(),
+        token: TokenId::new(Uuid::from_u128(1)),
+        role: Role::Admin,
+        tenant: None,
+        vps: None,
+    }
 }
 
 pub(super) fn instance(number: u128) -> InstanceId {
@@ -199,6 +205,7 @@ impl World {
             guest_shutdown: Default::default(),
             anti_affinity: None,
             host_labels: Default::default(),
+            tenant: None,
         };
         let created =
             self.running.fleet.create_vps(&caller(), RequestMark::default(), request).await.unwrap();
