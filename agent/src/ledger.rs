@@ -291,6 +291,7 @@ mod tests {
 
     fn spec(epoch: u64, number: u64) -> HostSpec {
         HostSpec {
+            prefetch: Default::default(),
             host: host(1),
             generation: Generation { epoch, number },
             settings: AgentSettings::default(),

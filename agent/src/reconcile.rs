@@ -228,25 +228,32 @@ impl<D: Driver> Reconciler<D> {
     fn look_at_blobs(&mut self, spec: Option<&HostSpec>) {
         let mut blobs = BTreeMap::new();
         let mut definitions = BTreeMap::new();
+        let prefetched = spec.into_iter().flat_map(|spec| spec.prefetch.values().map(|image| image.sha256));
+        for sha256 in prefetched {
+            blobs.extend(self.blob(sha256).map(|state| (sha256, state)));
+        }
         for (&id, want) in spec.into_iter().flat_map(|spec| &spec.vps) {
             let driver = self.glass.engines().get(want.engine);
             definitions.extend(driver.and_then(|driver| driver.definition(want)).map(|digest| (id, digest)));
             let user_data = want.user_data.map(|blob| blob.sha256);
             for sha256 in want.images().map(|image| image.sha256).chain(user_data) {
-                if blobs.contains_key(&sha256) {
-                    continue;
+                if !blobs.contains_key(&sha256) {
+                    blobs.extend(self.blob(sha256).map(|state| (sha256, state)));
                 }
-                let state = if let Some(percent) = self.fetches.get(&sha256) {
-                    Some(BlobState::Fetching { percent: percent.load(Ordering::Relaxed) })
-                } else if self.parts.images.has(sha256) {
-                    Some(BlobState::Ready)
-                } else {
-                    self.blob_failures.get(&sha256).cloned().map(BlobState::Failed)
-                };
-                blobs.extend(state.map(|state| (sha256, state)));
             }
         }
         (self.work.blobs, self.work.definitions) = (blobs, definitions);
+    }
+
+    /// Where a blob is; none where nothing of it was done yet.
+    fn blob(&self, sha256: Sha256) -> Option<BlobState> {
+        if let Some(percent) = self.fetches.get(&sha256) {
+            Some(BlobState::Fetching { percent: percent.load(Ordering::Relaxed) })
+        } else if self.parts.images.has(sha256) {
+            Some(BlobState::Ready)
+        } else {
+            self.blob_failures.get(&sha256).cloned().map(BlobState::Failed)
+        }
     }
 
     /// Marks, then acts. Says whether the next pass should come at once.
@@ -428,6 +435,7 @@ impl<D: Driver> Reconciler<D> {
             orphans: plan.orphans,
             destroys_waiting: plan.destroys_waiting,
             problems: self.parts.troubles.all(),
+            prefetch: plan.prefetch,
         };
         self.parts.status.send_if_modified(|shown| {
             // Time and traffic alone are no news; the next regular report brings them.

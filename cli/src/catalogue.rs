@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use chom_protocol::Name;
-use chom_protocol::api::catalogue::{FetchImage, ImageView, NewImage, RegionView, SizeView};
+use chom_protocol::api::catalogue::{
+    FetchImage, ImageView, NewImage, PrefetchChanged, PrefetchImage, PrefetchView, RegionView, SizeView,
+};
+use chom_protocol::api::hosts::HostView;
 use chom_protocol::api::operations::OperationView;
 use chom_protocol::vps::{Engine, ImageFormat, Sha256};
 use clap::Subcommand;
@@ -12,7 +15,7 @@ use crate::client::Client;
 use crate::error::Failure;
 use crate::operation::{self, WaitOptions};
 use crate::output::{Cell, Table, View, word, yes_no};
-use crate::session::{ListOptions, Session};
+use crate::session::{ListOptions, Reference, Session};
 
 /// `chomctl region`.
 #[derive(Debug, Subcommand)]
@@ -49,11 +52,35 @@ pub(crate) enum ImageCommand {
     },
     /// Adds an image from a file, or from a URL that the orchestrator fetches; hosts that need it get it from there
     Add(AddOptions),
+    /// Has hosts get an image before a VPS needs it, and keep it
+    Prefetch(PrefetchOptions),
+    /// Takes back that hosts are to have an image before a VPS needs it
+    Unprefetch(PrefetchOptions),
+    /// Lists the hosts that are to have an image before a VPS needs it, and how far each is
+    Prefetched {
+        /// Its name
+        image: Name,
+        #[command(flatten)]
+        list: ListOptions,
+    },
     /// Removes an image that was added and that no VPS was made from
     Remove {
         /// Its name
         image: Name,
     },
+}
+
+/// Which image, for which hosts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PrefetchOptions {
+    /// Its name
+    image: Name,
+    /// A host, by id or name; may be given several times
+    #[arg(long = "host", value_name = "HOST", required_unless_present = "region")]
+    hosts: Vec<Reference>,
+    /// All hosts that the region has now
+    #[arg(long, value_name = "REGION")]
+    region: Option<Name>,
 }
 
 /// What to add.
@@ -116,6 +143,13 @@ pub(crate) fn images(session: &Session, command: ImageCommand) -> Result<(), Fai
             let images: Vec<ImageView> = client.list("/api/images", list.limit)?;
             return session.screen.show(&images, |view| image_table(&images, view));
         }
+        ImageCommand::Prefetch(options) => return prefetch(session, &client, "prefetch", options),
+        ImageCommand::Unprefetch(options) => return prefetch(session, &client, "unprefetch", options),
+        ImageCommand::Prefetched { image, list } => {
+            let hosts: Vec<PrefetchView> =
+                client.list(&format!("/api/images/{image}/prefetch"), list.limit)?;
+            return session.screen.show(&hosts, |view| prefetch_table(&hosts, view));
+        }
         ImageCommand::Show { image } => client.get(&format!("/api/images/{image}"))?,
         ImageCommand::Remove { image } => client.delete(&format!("/api/images/{image}"))?,
         ImageCommand::Add(options) => match add(session, &client, options)? {
@@ -159,6 +193,32 @@ fn add(session: &Session, client: &Client, options: AddOptions) -> Result<Option
     }
     session.screen.show(&ordered, |view| operation::details(&ordered, view))?;
     Ok(None)
+}
+
+fn prefetch(session: &Session, client: &Client, what: &str, options: PrefetchOptions) -> Result<(), Failure> {
+    let PrefetchOptions { image, hosts, region } = options;
+    let mut request = PrefetchImage { hosts: Vec::new(), region };
+    for host in hosts {
+        // Changes go by id.
+        let host: HostView = client.get(&format!("/api/hosts/{host}"))?;
+        request.hosts.push(host.id);
+    }
+    let changed: PrefetchChanged = client.post(&format!("/api/images/{image}/{what}"), &request)?;
+    session.screen.show(&changed, |_| format!("{} hosts, {} of them new\n", changed.hosts, changed.changed))
+}
+
+fn prefetch_table(hosts: &[PrefetchView], view: &View) -> String {
+    let mut table = Table::new(&["HOST", "STATE", "PERCENT", "PROBLEM"]);
+    for host in hosts {
+        let name = host.host_name.as_ref().map_or_else(|| host.host.to_string(), ToString::to_string);
+        table.row(vec![
+            Cell::from(name),
+            Cell::from(word(&host.state)),
+            Cell::from(host.percent.map_or_else(|| "-".to_owned(), |percent| percent.to_string())),
+            Cell::from(host.problem.as_deref().unwrap_or("-")),
+        ]);
+    }
+    table.render(view, "no host is to have it")
 }
 
 fn region_table(regions: &[RegionView], view: &View) -> String {

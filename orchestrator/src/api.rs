@@ -142,6 +142,8 @@ fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(images::list, images::add))
         .routes(routes!(images::show, images::remove))
         .routes(routes!(images::fetch))
+        .routes(routes!(images::prefetched, images::prefetch))
+        .routes(routes!(images::unprefetch))
         .routes(routes!(ssh_keys::list, ssh_keys::add))
         .routes(routes!(ssh_keys::remove))
         .routes(routes!(tenants::list, tenants::create))

@@ -33,6 +33,7 @@ mod media;
 pub mod network;
 pub mod observed;
 mod operations;
+mod prefetch;
 pub mod quota;
 mod report;
 pub(crate) mod room;

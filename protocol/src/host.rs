@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BootId, HostId, JobId, VpsId};
+use crate::id::{BootId, HostId, JobId, Name, VpsId};
 use crate::job::Job;
 use crate::units::{Bytes, Generation, UnixMillis};
-use crate::vps::{Engine, ForeignGuest, Tombstone, VpsSpec, VpsStatuses};
+use crate::vps::{Engine, ForeignGuest, ImageReference, Tombstone, VpsSpec, VpsStatuses};
 
 /// Everything a host should have. Taken whole or not at all; the ledger keeps it on the host's disk.
 ///
@@ -26,6 +26,9 @@ pub struct HostSpec {
     pub tombstones: BTreeMap<VpsId, Tombstone>,
     /// One-shot tasks; each leaves again once its result was acknowledged.
     pub jobs: BTreeMap<JobId, Job>,
+    /// Images to have here before a VPS needs them, and to keep for as long as they are named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prefetch: BTreeMap<Name, ImageReference>,
 }
 
 impl HostSpec {
@@ -86,6 +89,30 @@ pub struct HostStatus {
     pub destroys_waiting: Vec<VpsId>,
     /// What is wrong with the host as a whole, in words for an admin.
     pub problems: Vec<String>,
+    /// The images to be had before a VPS needs them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prefetch: BTreeMap<Name, PrefetchState>,
+}
+
+/// How far a host is with an image that it is to have before a VPS needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum PrefetchState {
+    /// It has not begun with it, as far as is known.
+    Waiting,
+    /// It is on its way.
+    Fetching {
+        /// So much of it, in percent.
+        percent: u8,
+    },
+    /// It is there, verified.
+    Ready,
+    /// It did not come; it is tried again.
+    Failed {
+        /// Why.
+        problem: String,
+    },
 }
 
 /// What a host is and has; changes slowly.

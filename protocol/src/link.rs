@@ -31,7 +31,7 @@ use crate::id::{BootId, HostId, InstanceId, JobId, VpsId};
 use crate::job::{Job, JobResult};
 use crate::sample::Sample;
 use crate::units::{Bytes, Generation};
-use crate::vps::{Sha256, Tombstone, VpsSpec};
+use crate::vps::{ImageReference, Sha256, Tombstone, VpsSpec};
 
 /// The agent's first word on the control stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,7 +201,7 @@ pub struct SpecBegin {
     pub generation: Generation,
     /// How the agent should behave.
     pub settings: AgentSettings,
-    /// How many VPSs, tombstones and jobs will come in all.
+    /// How many VPSs, tombstones, jobs and images to prefetch will come in all.
     pub items: u32,
 }
 
@@ -214,6 +214,8 @@ pub struct SpecPart {
     pub tombstones: Vec<(VpsId, Tombstone)>,
     /// Jobs.
     pub jobs: Vec<(JobId, Job)>,
+    /// Images to prefetch.
+    pub prefetch: Vec<ImageReference>,
 }
 
 /// Why the parts of a desired state do not make one.
@@ -259,7 +261,7 @@ pub enum SpecError {
     },
 }
 
-/// Most VPSs, tombstones and jobs of one host; ten times the largest host we know of.
+/// Most VPSs, tombstones, jobs and images of one host; ten times the largest host we know of.
 pub const SPEC_ITEMS_MAX: u32 = 10_000;
 
 /// Most memory of one desired state while it is assembled, so that a host that sends its ledger cannot fill the
@@ -289,14 +291,15 @@ impl SpecAssembly {
             vps: Default::default(),
             tombstones: Default::default(),
             jobs: Default::default(),
+            prefetch: Default::default(),
         };
         Ok(Self { announced: items, brought: 0, bytes: 0, spec })
     }
 
     /// Takes a part.
     pub fn add(&mut self, part: SpecPart) -> Result<(), SpecError> {
-        let SpecPart { vps, tombstones, jobs } = part;
-        self.brought += (vps.len() + tombstones.len() + jobs.len()) as u64;
+        let SpecPart { vps, tombstones, jobs, prefetch } = part;
+        self.brought += (vps.len() + tombstones.len() + jobs.len() + prefetch.len()) as u64;
         if self.brought > u64::from(self.announced) {
             return Err(self.count_error());
         }
@@ -318,6 +321,12 @@ impl SpecAssembly {
         for (id, job) in jobs {
             if self.spec.jobs.insert(id, job).is_some() {
                 return Err(self.twice_error(format_args!("job {id}")));
+            }
+        }
+        for image in prefetch {
+            let name = image.name.clone();
+            if self.spec.prefetch.insert(name.clone(), image).is_some() {
+                return Err(self.twice_error(format_args!("image {name}")));
             }
         }
         Ok(())

@@ -285,6 +285,7 @@ async fn converge(fleet: &Fleet, host: HostId) {
 
 fn status(inventory: Inventory) -> HostStatus {
     HostStatus {
+        prefetch: Default::default(),
         boot: BootId::new(Uuid::from_u128(2)),
         observed_at: UnixMillis(0),
         accepted: Generation::default(),

@@ -3,6 +3,7 @@
 //! At most one action for each VPS in a plan. What an action needs first (an image, a mark on disk) is an action of its
 //! own; the next pass goes on from what it then observes. Absence never destroys: only a tombstone does.
 
+mod prefetch;
 mod snapshots;
 mod tombstones;
 mod verdict;
@@ -13,10 +14,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use chom_protocol::helper::ObservedGuest;
-use chom_protocol::host::{EngineStatus, HostSpec};
+use chom_protocol::host::{EngineStatus, HostSpec, PrefetchState};
 use chom_protocol::job::{JobKind, JobOutcome};
 use chom_protocol::vps::{Engine, ForeignGuest, Sha256, VpsState, VpsStatus, VpsStatuses};
-use chom_protocol::{BootId, Bytes, JobId, UnixMillis, VpsId};
+use chom_protocol::{BootId, Bytes, JobId, Name, UnixMillis, VpsId};
 
 use super::memory::{HOUR_SECONDS, Memory, Mode};
 use crate::driver::snapshot::{SnapshotName, Snapshots};
@@ -273,6 +274,8 @@ pub struct Plan {
     pub foreign: Vec<ForeignGuest>,
     /// Tombstones that the cap holds back.
     pub destroys_waiting: Vec<VpsId>,
+    /// Of every image to have here before a VPS needs it.
+    pub prefetch: BTreeMap<Name, PrefetchState>,
     /// Plan again then, at the latest.
     pub wake_at: Option<UnixMillis>,
 }
@@ -355,6 +358,7 @@ pub fn plan(input: &Input<'_>) -> Plan {
     }
     tombstones::plan(input, desired, &guests, &mut plan);
     snapshots::plan_cleaning(input, desired, &mut plan);
+    prefetch::plan(input, desired, &mut plan);
     plan
 }
 

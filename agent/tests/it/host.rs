@@ -86,6 +86,7 @@ impl Host {
     pub fn spec(&mut self, vps: impl IntoIterator<Item = VpsSpec>) -> HostSpec {
         self.number += 1;
         HostSpec {
+            prefetch: Default::default(),
             host: self.id,
             generation: Generation { epoch: 1, number: self.number },
             settings: AgentSettings {

@@ -116,6 +116,7 @@ impl Row for chom_protocol::api::adoption::AdoptPlans {}
 impl Row for chom_protocol::api::hosts::LedgerView {}
 impl Row for chom_protocol::api::smtp::SmtpTested {}
 impl Row for chom_protocol::api::operations::OperationView {}
+impl Row for chom_protocol::api::catalogue::PrefetchChanged {}
 
 /// The answer to a read of one row.
 pub(super) fn row<T: Row>(view: &T) -> Response {

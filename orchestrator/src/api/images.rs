@@ -9,10 +9,12 @@ use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use chom_protocol::Name;
-use chom_protocol::api::catalogue::{FetchImage, ImageView, NewImage};
+use chom_protocol::api::catalogue::{
+    FetchImage, ImageView, NewImage, PrefetchChanged, PrefetchImage, PrefetchView,
+};
 use chom_protocol::api::operations::OperationView;
 use chom_protocol::api::{Page, PageQuery};
+use chom_protocol::{HostId, Name};
 use http_body_util::BodyExt;
 
 use crate::api::page::{Paging, is_behind};
@@ -111,6 +113,51 @@ pub(super) async fn fetch(
 ) -> Result<Response, ApiError> {
     let done = app.fleet.order_image_fetch(&caller, request.mark, request.body).await?;
     Ok(answer::done(StatusCode::ACCEPTED, &done))
+}
+
+/// Has hosts get an image before a VPS needs it, and keep it until that is taken back. May be asked for again.
+#[utoipa::path(post, path = "/api/images/{image}/prefetch", tag = "catalogue", operation_id = "prefetch_image",
+    params(("image" = String, Path, description = "Its name.")), request_body = PrefetchImage,
+    responses((status = 200, description = "How many hosts.", body = PrefetchChanged)))]
+pub(super) async fn prefetch(
+    State(app): State<App>,
+    caller: Caller,
+    RowName(name): RowName,
+    request: Mutation<PrefetchImage>,
+) -> Result<Response, ApiError> {
+    Ok(answer::row(&app.fleet.prefetch(&caller, name, request.body, true).await?))
+}
+
+/// Takes back that hosts are to have an image before a VPS needs it; what nothing needs goes from their caches in time.
+#[utoipa::path(post, path = "/api/images/{image}/unprefetch", tag = "catalogue", operation_id = "unprefetch_image",
+    params(("image" = String, Path, description = "Its name.")), request_body = PrefetchImage,
+    responses((status = 200, description = "How many hosts.", body = PrefetchChanged)))]
+pub(super) async fn unprefetch(
+    State(app): State<App>,
+    caller: Caller,
+    RowName(name): RowName,
+    request: Mutation<PrefetchImage>,
+) -> Result<Response, ApiError> {
+    Ok(answer::row(&app.fleet.prefetch(&caller, name, request.body, false).await?))
+}
+
+/// Lists the hosts that are to have an image before a VPS needs it, and how far each is.
+#[utoipa::path(get, path = "/api/images/{image}/prefetch", tag = "catalogue", operation_id = "list_prefetches",
+    params(("image" = String, Path, description = "Its name."), PageQuery),
+    responses((status = 200, description = "A page of hosts, by id.", body = Page<PrefetchView>)))]
+pub(super) async fn prefetched(
+    State(app): State<App>,
+    _: Caller,
+    RowName(name): RowName,
+    paging: Paging,
+) -> Result<Response, ApiError> {
+    let views = app.fleet.prefetch_views(&name);
+    paging.page(
+        "prefetches",
+        |from: Bound<HostId>| views.iter().filter(move |view| is_behind(&view.host, &from)),
+        |view| view.host,
+        |view| view.clone(),
+    )
 }
 
 async fn receive(mut incoming: Incoming, mut body: Body) -> Result<Incoming, ApiError> {

@@ -12,7 +12,7 @@ use crate::clock::rfc3339;
 use crate::fleet::catalogue::Catalogue;
 use crate::fleet::error::ErrorKind;
 use crate::fleet::network;
-use crate::fleet::rows::{EnrolmentRow, HostRow, HostStanding};
+use crate::fleet::rows::{EnrolmentRow, HostRow, HostStanding, PrefetchRow};
 use crate::fleet::state::State;
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, check_revision, view};
 
@@ -135,6 +135,8 @@ impl Fleet {
             if row.standing != HostStanding::Revoked {
                 row.standing = HostStanding::Forgotten;
             }
+            // Nothing more is asked of it, and no image is kept for its sake.
+            decision.delete::<PrefetchRow>(&host);
             if request.release_addresses {
                 network::release_host(decision, host)?;
             }
@@ -153,8 +155,9 @@ impl Fleet {
         mark: RequestMark,
         host: HostId,
     ) -> Result<Done<HostView>, FleetError> {
-        self.change_host(caller, mark, host, "host.revoke", |_, row| {
+        self.change_host(caller, mark, host, "host.revoke", move |decision, row| {
             row.standing = HostStanding::Revoked;
+            decision.delete::<PrefetchRow>(&host);
             Ok(())
         })
         .await

@@ -2,12 +2,12 @@
 //! runs. A VPS's row holds what it was made from, so that nothing changes under a VPS that is there.
 
 use chom_protocol::api::catalogue::{IMAGE_TEXT_CHARACTERS_MAX, ImageSource, ImageView, NewImage};
-use chom_protocol::{Bytes, Name, UnixMillis};
+use chom_protocol::{Bytes, HostId, Name, UnixMillis};
 
 use crate::clock::rfc3339;
 use crate::fleet::catalogue::Image;
 use crate::fleet::hosts::unknown;
-use crate::fleet::rows::{ImageFetchRow, ImageRow, VpsRow};
+use crate::fleet::rows::{HostRow, ImageFetchRow, ImageRow, VpsRow};
 use crate::fleet::state::State;
 use crate::fleet::{Caller, Done, ErrorKind, Fleet, FleetError, RequestMark, check_revision};
 use crate::images::Received;
@@ -126,6 +126,14 @@ impl Fleet {
                     "VPSs need image `{name}`, deleted ones that are kept included: {named}{more}; purge them or detach it first"
                 )));
             }
+            let keeping = hosts_keeping(&decision.state, &name);
+            if !keeping.is_empty() {
+                return Err(FleetError::conflict(format!(
+                    "{} hosts are to have image `{name}` ready, such as {}; take that back with `chomctl image unprefetch`",
+                    keeping.len(),
+                    keeping[0]
+                )));
+            }
             let shown = fleet.image_view(&decision.state, &name);
             decision.delete::<ImageRow>(&name);
             decision.audit("image.remove", &name)?;
@@ -148,6 +156,15 @@ fn users<'a>(state: &'a State, image: &Image) -> impl Iterator<Item = &'a VpsRow
     let sha256 = image.reference.sha256;
     let rows = state.vps.values().map(|stored| stored.row.as_ref());
     rows.filter(move |row| row.spec.images().any(|image| image.sha256 == sha256))
+}
+
+/// The hosts that are to have an image before a VPS needs it.
+fn hosts_keeping(state: &State, name: &Name) -> Vec<String> {
+    let rows = state.prefetches.values().filter(|stored| stored.row.images.contains_key(name));
+    let name = |host: &HostId| {
+        state.get::<HostRow>(host).map_or_else(|| host.to_string(), |row| row.name.to_string())
+    };
+    rows.map(|stored| name(&stored.row.host)).collect()
 }
 
 /// Refuses a name that an image has or is going to have.

@@ -11,7 +11,9 @@ use chom_protocol::vps::{Sha256, VpsState, VpsStatus};
 use chom_protocol::{Generation, HostId, InstanceId, VpsId};
 
 use crate::clock;
-use crate::fleet::rows::{HostRow, HostStanding, JobRow, ObservedRow, ObservedVpsRow, OperationRow, VpsRow};
+use crate::fleet::rows::{
+    HostRow, HostStanding, JobRow, ObservedRow, ObservedVpsRow, OperationRow, PrefetchRow, VpsRow,
+};
 use crate::fleet::state::State;
 use crate::fleet::{Decision, Fleet, FleetError, operations, snapshots, vps};
 
@@ -170,6 +172,7 @@ fn compose(
         vps: Default::default(),
         tombstones: Default::default(),
         jobs: Default::default(),
+        prefetch: Default::default(),
     };
     for vps in state.vps_on(row.id) {
         if vps.purging.is_some() {
@@ -186,6 +189,9 @@ fn compose(
         } else {
             spec.vps.insert(vps.spec.id, vps.spec.clone());
         }
+    }
+    if let Some(row) = state.get::<PrefetchRow>(&row.id) {
+        spec.prefetch = row.images.iter().map(|(name, one)| (name.clone(), one.image.clone())).collect();
     }
     spec.jobs = state.jobs_of(row.id).map(|row| (row.id, row.job.clone())).collect();
     spec

@@ -11,7 +11,7 @@ use chom_protocol::api::tokens::Role;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::Job;
 use chom_protocol::vps::{
-    Engine, ImageFormat, Power, Sha256, Suspension, SuspensionReason, VpsSpec, VpsStatus,
+    Engine, ImageFormat, ImageReference, Power, Sha256, Suspension, SuspensionReason, VpsSpec, VpsStatus,
 };
 use chom_protocol::{
     Bytes, EnrolmentId, HostId, JobId, Name, OperationId, SnapshotId, TokenId, UnixMillis, VpsId,
@@ -346,6 +346,24 @@ pub struct ImageFetchRow {
     pub default_user: Option<String>,
     /// The operation that it is.
     pub operation: OperationId,
+}
+
+/// The images that a host is to have before a VPS needs them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefetchRow {
+    /// Which host.
+    pub host: HostId,
+    /// Which images.
+    pub images: BTreeMap<Name, Prefetched>,
+}
+
+/// An image that a host is to have before a VPS needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefetched {
+    /// As the host gets it.
+    pub image: ImageReference,
+    /// Since when.
+    pub since: UnixMillis,
 }
 
 /// An SSH key of a tenant.

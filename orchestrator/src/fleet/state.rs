@@ -15,8 +15,8 @@ use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
     AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, ImageFetchRow,
-    ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, SnapshotRow, SshKeyRow, TenantRow, TokenRow,
-    VpsNameRow, VpsRow,
+    ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, PrefetchRow, SnapshotRow, SshKeyRow,
+    TenantRow, TokenRow, VpsNameRow, VpsRow,
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
@@ -220,6 +220,7 @@ tables! {
     images: ImageRow, "image", 1, "images", Name, |row| row.name.clone(), |id, folder| folder.row(id);
     image_fetches: ImageFetchRow, "image-fetch", 1, "image-fetches", Name, |row| row.name.clone(),
         |id, folder| folder.row(id);
+    prefetches: PrefetchRow, "prefetch", 1, "prefetches", HostId, |row| row.host, |id, folder| folder.row(id);
     ssh_keys: SshKeyRow, "ssh-key", 1, "ssh-keys", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
     tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id), index index_token;

@@ -271,6 +271,7 @@ pub(crate) fn seen(state: VpsState, start_count: u64) -> VpsStatus {
 
 fn empty_status() -> HostStatus {
     HostStatus {
+        prefetch: Default::default(),
         boot: BootId::new(Uuid::from_u128(2)),
         observed_at: UnixMillis(0),
         accepted: Generation::default(),

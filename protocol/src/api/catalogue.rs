@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Name;
+use crate::id::{HostId, Name};
 use crate::units::Bytes;
 use crate::vps::{Engine, ImageFormat, Sha256};
 
@@ -95,6 +95,66 @@ pub struct FetchImage {
     /// The user that cloud-init makes in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_user: Option<String>,
+}
+
+/// Says which hosts are to have an image before a VPS needs it, or are not any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct PrefetchImage {
+    /// These.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostId>,
+    /// And those that the region has now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<Name>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PrefetchChanged {
+    /// Hosts that were named.
+    pub hosts: u32,
+    /// Of them, those for which it was something new.
+    pub changed: u32,
+}
+
+/// How far a host is with an image that it is to have before a VPS needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PrefetchWord {
+    /// It has not begun with it.
+    Waiting,
+    /// It is on its way.
+    Fetching,
+    /// It is there, verified.
+    Ready,
+    /// It did not come; it is tried again.
+    Failed,
+    /// Its host cannot be seen.
+    Unknown,
+}
+
+/// A host that is to have an image before a VPS needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PrefetchView {
+    /// Which.
+    pub host: HostId,
+    /// Its name.
+    pub host_name: Option<Name>,
+    /// How far it is.
+    pub state: PrefetchWord,
+    /// So much of it came, while it is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
+    /// Why it did not come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Since when it is to have it, RFC 3339.
+    pub since: String,
 }
 
 /// Longest URL of an image, in bytes.

@@ -127,16 +127,18 @@ of_one_release! {
 }
 
 /// Digest of a whole desired state, the same on both sides: the SHA-256 of its v1 `SpecBegin`, the numbers of its VPSs,
-/// tombstones and jobs, and then each of them in order of id.
+/// tombstones, jobs and images to prefetch, and then each of them in order of id or name.
 #[must_use]
 pub fn spec_digest(spec: &HostSpec) -> Sha256 {
-    let HostSpec { host: _, generation: _, settings: _, vps, tombstones, jobs } = spec;
+    let HostSpec { host: _, generation: _, settings: _, vps, tombstones, jobs, prefetch } = spec;
     let mut digest = DigestWriter(ring::digest::Context::new(&ring::digest::SHA256));
     write(&spec::SpecBegin::from(&begin(spec)), &mut digest);
-    write(&[vps.len() as u64, tombstones.len() as u64, jobs.len() as u64], &mut digest);
+    let counts = [vps.len(), tombstones.len(), jobs.len(), prefetch.len()];
+    write(&counts.map(|count| count as u64), &mut digest);
     vps.values().for_each(|vps| write(&spec::Vps::from(vps), &mut digest));
     tombstones.iter().for_each(|(&id, t)| write(&spec::tombstone_item(id, t), &mut digest));
     jobs.iter().for_each(|(&id, job)| write(&spec::job_item(id, job), &mut digest));
+    prefetch.values().for_each(|image| write(&spec::Image::from(image), &mut digest));
     let mut out = [0; 32];
     out.copy_from_slice(digest.0.finish().as_ref());
     Sha256(out)
@@ -158,12 +160,15 @@ pub fn spec_parts(spec: &HostSpec) -> (SpecBegin, Vec<SpecPart>, Sha256) {
     for (&id, job) in &spec.jobs {
         parts.room_for(size(&spec::job_item(id, job))).jobs.push((id, job.clone()));
     }
+    for image in spec.prefetch.values() {
+        parts.room_for(size(&spec::Image::from(image))).prefetch.push(image.clone());
+    }
     (begin(spec), parts.finish(), spec_digest(spec))
 }
 
 fn begin(spec: &HostSpec) -> SpecBegin {
-    let HostSpec { host, generation, settings, vps, tombstones, jobs } = spec;
-    let items = vps.len() + tombstones.len() + jobs.len();
+    let HostSpec { host, generation, settings, vps, tombstones, jobs, prefetch } = spec;
+    let items = vps.len() + tombstones.len() + jobs.len() + prefetch.len();
     SpecBegin {
         host: *host,
         generation: *generation,

@@ -7,7 +7,9 @@ use chom_protocol::foreign::{Adopted, DiskKind, GuestCard, GuestDisk, Hardware};
 use chom_protocol::helper::{
     AdoptedDefinition, GuestDefinition, HelperReply, HelperRequest, ObservedGuest, SnapshotChange,
 };
-use chom_protocol::host::{Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus, Inventory};
+use chom_protocol::host::{
+    Acceleration, AgentSettings, EngineStatus, HostSpec, HostStatus, Inventory, PrefetchState,
+};
 use chom_protocol::job::{Job, JobKind, JobOutcome, JobResult};
 use chom_protocol::link::tunnel::{Secret, TerminalSize, TunnelReply, TunnelRequest};
 use chom_protocol::link::v1::spec_parts;
@@ -191,6 +193,7 @@ fn full_firewall() -> Firewall {
 
 pub(crate) fn host_spec() -> HostSpec {
     HostSpec {
+        prefetch: [plain_vps(1).image.unwrap()].map(|image| (image.name.clone(), image)).into(),
         host: host_id(),
         generation: generation(),
         settings: AgentSettings {
@@ -238,6 +241,14 @@ pub(crate) fn host_status() -> HostStatus {
         problem: problem.map(str::to_owned),
     };
     HostStatus {
+        prefetch: [
+            ("debian", PrefetchState::Waiting),
+            ("fetched", PrefetchState::Fetching { percent: 40 }),
+            ("ready", PrefetchState::Ready),
+            ("broken", PrefetchState::Failed { problem: "no space left".to_owned() }),
+        ]
+        .map(|(name, state)| (name.parse().unwrap(), state))
+        .into(),
         boot: boot_id(),
         observed_at: UnixMillis(1_795_392_000_123),
         accepted: generation(),

@@ -118,9 +118,9 @@ fn a_spec_as_it_was_sent_is_taken() {
 #[test]
 fn a_spec_with_fewer_or_more_items_than_announced_is_refused() {
     let fewer = assembled(|_, parts, _| parts[0].jobs.clear()).unwrap_err();
-    assert!(matches!(fewer, SpecError::Count { announced: 7, brought: 3, .. }), "{fewer}");
+    assert!(matches!(fewer, SpecError::Count { announced: 8, brought: 4, .. }), "{fewer}");
     let more = assembled(|_, parts, _| parts[0].vps.push(plain_vps(9))).unwrap_err();
-    assert!(matches!(more, SpecError::Count { announced: 7, brought: 8, .. }), "{more}");
+    assert!(matches!(more, SpecError::Count { announced: 8, brought: 9, .. }), "{more}");
 }
 
 #[test]
@@ -130,6 +130,7 @@ fn an_item_that_comes_twice_is_refused_by_name() {
         |part: &mut SpecPart| part.vps.push(part.vps[0].clone()),
         |part: &mut SpecPart| part.tombstones.push(part.tombstones[0]),
         |part: &mut SpecPart| part.jobs.push(part.jobs[0].clone()),
+        |part: &mut SpecPart| part.prefetch.push(part.prefetch[0].clone()),
     ] {
         let error = assembled(|begin, parts, _| {
             begin.items += 1;
@@ -140,7 +141,8 @@ fn an_item_that_comes_twice_is_refused_by_name() {
     expect_test::expect![[r#"
         desired state 1795392000.70000 brought VPS 0190f6d2-8f3e-7cc0-9d4c-000000000001 twice
         desired state 1795392000.70000 brought the tombstone of VPS 0190f6d2-8f3e-7cc0-9d4c-000000000003 twice
-        desired state 1795392000.70000 brought job 0190f6d2-8f3e-7cc0-9d4c-000000000004 twice"#]]
+        desired state 1795392000.70000 brought job 0190f6d2-8f3e-7cc0-9d4c-000000000004 twice
+        desired state 1795392000.70000 brought image tiny twice"#]]
     .assert_eq(&said.join("\n"));
 }
 

@@ -101,6 +101,17 @@ fn an_image_is_fetched_though_the_orchestrator_is_killed_on_the_way_and_makes_vp
 
     let shown: ImageView = fleet.api().get("/api/images/far").unwrap();
     assert_eq!((shown.sha256, shown.size_bytes.0), (sha256, IMAGE_BYTES as u64));
+    // On its host before a VPS needs it, and shown as there.
+    let asked = fleet.orchestrator.chomctl(&["image", "prefetch", "far", "--host", "host-0"]);
+    assert_eq!(asked.well("chomctl image prefetch"), "1 hosts, 1 of them new\n");
+    wait_for("the image on its host", SOON, || {
+        let listed =
+            fleet.orchestrator.chomctl(&["image", "prefetched", "far"]).well("chomctl image prefetched");
+        if listed.contains("ready") { Ok(()) } else { Err(listed) }
+    });
+    let cached = fleet.hosts[0].agent.state().join("images").join(sha256.to_string());
+    assert_eq!(std::fs::read(cached).unwrap(), *mirror.image);
+
     let body = json!({"name": "v", "region": "us-east", "size": "small", "image": "far"});
     let made: chom_protocol::api::vps_servers::VpsAccepted =
         fleet.api().post("/api/vps-servers", &body).unwrap();

@@ -26,6 +26,7 @@ fn good_messages(chance: &mut Chance) -> Vec<Vec<u8>> {
     let boot = BootId::new(uuid::Uuid::from_u128(chance.number().into()));
     let point = Point { metric: Metric::Load1, vps: None, label: "x".repeat(20), value: 0.5 };
     let status = HostStatus {
+        prefetch: Default::default(),
         boot,
         observed_at: UnixMillis(1),
         accepted: Generation::default(),

@@ -25,9 +25,12 @@ fn cache() -> Cache {
     let host = HostId::new(Uuid::from_u128(1));
     let (ledger, _) = Ledger::open(&at("state"), host).unwrap();
     let vps = spec();
-    let image = ImageReference { sha256: Sha256::of(b"named"), ..vps.image.clone().unwrap() };
+    let given = vps.image.clone().unwrap();
+    let image = ImageReference { sha256: Sha256::of(b"named"), ..given.clone() };
     let vps = chom_protocol::vps::VpsSpec { image: Some(image), ..vps };
+    let ahead = ImageReference { name: "ahead".parse().unwrap(), sha256: Sha256::of(b"prefetched"), ..given };
     let desired = HostSpec {
+        prefetch: [ahead].map(|image: ImageReference| (image.name.clone(), image)).into(),
         host,
         generation: Generation { epoch: 1, number: 1 },
         settings: AgentSettings::default(),
@@ -43,6 +46,7 @@ fn cache() -> Cache {
         problem: None,
     };
     let status = HostStatus {
+        prefetch: Default::default(),
         boot: BootId::new(Uuid::nil()),
         observed_at: UnixMillis(0),
         accepted: Generation::default(),
@@ -102,6 +106,7 @@ fn what_nothing_needs_goes_after_a_day_and_all_else_stays() {
     let cache = cache();
     let named = cache.put("named", "", 9 * DAYS);
     let coming = cache.put("named", ".part", 9 * DAYS);
+    let ahead = cache.put("prefetched", "", 9 * DAYS);
     let below = cache.put("below a disk", "", 9 * DAYS);
     cache.disk("an orphan", &below);
     let used = cache.put("open", "", 9 * DAYS);
@@ -114,7 +119,7 @@ fn what_nothing_needs_goes_after_a_day_and_all_else_stays() {
     cache.disk("another", &put_back.with_extension(""));
 
     assert_eq!(cache.sweep(), 3);
-    for stays in [&named, &coming, &below, &used, &strange, &put_back.with_extension("")] {
+    for stays in [&named, &coming, &ahead, &below, &used, &strange, &put_back.with_extension("")] {
         assert!(stays.exists(), "{}", stays.display());
     }
     for goes in [&old, &broken, &half_way, &half_way.with_extension(""), &put_back] {

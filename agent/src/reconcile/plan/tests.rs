@@ -26,6 +26,7 @@ use super::*;
 use crate::driver::snapshot::Snapshots;
 use crate::reconcile::memory::{JobMemory, Stopping, VpsMemory};
 
+mod prefetch;
 mod snapshots;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -96,6 +97,7 @@ fn image() -> Sha256 {
 impl Scene {
     fn new(want: &str, have: &str) -> Self {
         let desired = HostSpec {
+            prefetch: Default::default(),
             host: HostId::new(Uuid::from_u128(99)),
             generation: Generation { epoch: 1, number: 1 },
             settings: AgentSettings::default(),

@@ -28,6 +28,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/hosts/{host}/ledger
         GET /api/images
         GET /api/images/{image}
+        GET /api/images/{image}/prefetch
         GET /api/networks
         GET /api/networks/{network}
         GET /api/notifications
@@ -65,6 +66,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/hosts/{host}/revoke
         POST /api/image-fetches
         POST /api/images
+        POST /api/images/{image}/prefetch
+        POST /api/images/{image}/unprefetch
         POST /api/networks
         POST /api/networks/{network}/pools
         POST /api/networks/{network}/pools/remove

@@ -225,3 +225,57 @@ async fn urls_that_may_not_be_fetched_from_are_refused_before_anything_is_ordere
     assert!(unnamed.problem().detail.contains("engine"), "{unnamed:?}");
     assert!(api.world.fleet.state().operations.is_empty());
 }
+
+#[tokio::test]
+async fn hosts_have_an_image_before_a_vps_needs_it_until_that_is_taken_back() {
+    let api = Api::new().await;
+    let (near, far) = (api.world.host("near", "us-east", 9).await, api.world.host("far", "eu-west", 9).await);
+    assert_eq!(api.upload("name=mine&engine=fake&format=raw", BYTES).await.status, StatusCode::CREATED);
+    let named = |host| api.world.fleet.spec(host).unwrap().prefetch.len();
+    let body = serde_json::json!({"hosts": [near]}).to_string();
+    let changed = api.post("/api/images/mine/prefetch", body.clone()).await;
+    assert_eq!(changed.json(), serde_json::json!({"hosts": 1, "changed": 1}), "{changed:?}");
+    let number = api.world.fleet.spec(near).unwrap().generation;
+    assert_eq!(api.post("/api/images/mine/prefetch", body.clone()).await.json()["changed"], 0);
+    assert_eq!(api.world.fleet.spec(near).unwrap().generation, number, "nothing new is no new desired state");
+    assert_eq!(api.post("/api/images/mine/prefetch", r#"{"region":"eu-west"}"#).await.json()["changed"], 1);
+    assert_eq!((named(near), named(far)), (1, 1));
+
+    // As its host says, as far as it was heard.
+    let state = |host: chom_protocol::HostId, prefetch: chom_protocol::host::PrefetchState| {
+        let status = chom_protocol::host::HostStatus {
+            prefetch: [("mine".parse().unwrap(), prefetch)].into(),
+            ..api.world.status_of(host)
+        };
+        api.world.fleet.observe(host, status)
+    };
+    state(near, chom_protocol::host::PrefetchState::Fetching { percent: 40 }).await.unwrap();
+    let shown = api.get("/api/images/mine/prefetch").await.json();
+    let rows: Vec<(&Value, &Value, &Value)> = shown["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (&row["host_name"], &row["state"], &row["percent"]))
+        .collect();
+    assert_eq!(
+        rows,
+        [(&"near".into(), &"fetching".into(), &40.into()), (&"far".into(), &"waiting".into(), &Value::Null)]
+    );
+
+    for (body, says) in [
+        ("{}", "name hosts or a region"),
+        (r#"{"region":"moon"}"#, "there is no region `moon`"),
+        (r#"{"hosts":["0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e"]}"#, "there is no host"),
+    ] {
+        let refused = api.post("/api/images/mine/prefetch", body).await;
+        assert!(refused.problem().detail.contains(says), "{body}: {refused:?}");
+    }
+    assert_eq!(api.post("/api/images/none/prefetch", body.clone()).await.status, StatusCode::NOT_FOUND);
+
+    let kept = api.remove("mine").await;
+    assert!(kept.status == StatusCode::CONFLICT && kept.problem().detail.contains("2 hosts"), "{kept:?}");
+    assert_eq!(api.post("/api/images/mine/unprefetch", body).await.json()["changed"], 1);
+    let forget = api.post(&format!("/api/hosts/{far}/forget"), "{}").await;
+    assert_eq!(forget.status, StatusCode::OK, "{forget:?}");
+    assert_eq!((named(near), api.remove("mine").await.status), (0, StatusCode::OK));
+}

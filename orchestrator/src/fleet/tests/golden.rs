@@ -14,7 +14,7 @@ use chom_protocol::{AlertId, NotificationId};
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
 use crate::fleet::network::rows::{FormerAddressRow, Month, MonthRow, TrafficRow};
-use crate::fleet::rows::{ImageFetchRow, ImageRow, SshKeyRow, TenantRow, TokenRow};
+use crate::fleet::rows::{ImageFetchRow, ImageRow, PrefetchRow, Prefetched, SshKeyRow, TenantRow, TokenRow};
 use crate::fleet::state::State;
 use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
@@ -111,6 +111,14 @@ async fn full() -> World {
             default_user: Some("debian".to_owned()),
             operation: OperationId::new(decision.new_id()),
         })?;
+        let image = chom_protocol::vps::ImageReference {
+            name: name("debian-13"),
+            sha256: Sha256::of(b"debian"),
+            size: Bytes::mib(300),
+            format: ImageFormat::Qcow2,
+        };
+        let images = [(name("debian-13"), Prefetched { image, since: at })].into();
+        decision.put(PrefetchRow { host, images })?;
         let subject =
             Subject { rule: Rule::HostUnreachable, host: Some(host), vps: Some(vps), label: "/".to_owned() };
         let id = AlertId::new(decision.new_id());

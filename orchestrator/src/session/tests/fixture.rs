@@ -303,6 +303,7 @@ pub(super) async fn read_spec(stream: &mut RecvStream) -> HostSpec {
 
 pub(super) fn status() -> HostStatus {
     HostStatus {
+        prefetch: Default::default(),
         boot: BootId::new(Uuid::from_u128(9)),
         observed_at: UnixMillis(1),
         accepted: Generation::default(),

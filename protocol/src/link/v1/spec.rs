@@ -115,15 +115,17 @@ pub(super) struct SpecPart {
     vps: List<Vps, ITEMS_MAX>,
     tombstones: List<(Id, Tombstone), ITEMS_MAX>,
     jobs: List<(Id, Job), ITEMS_MAX>,
+    prefetch: List<Image, ITEMS_MAX>,
 }
 
 impl From<&link::SpecPart> for SpecPart {
     fn from(part: &link::SpecPart) -> Self {
-        let link::SpecPart { vps, tombstones, jobs } = part;
+        let link::SpecPart { vps, tombstones, jobs, prefetch } = part;
         Self {
             vps: vps.iter().map(Vps::from).collect(),
             tombstones: tombstones.iter().map(|(id, t)| tombstone_item(*id, t)).collect(),
             jobs: jobs.iter().map(|(id, job)| job_item(*id, job)).collect(),
+            prefetch: prefetch.iter().map(Image::from).collect(),
         }
     }
 }
@@ -140,7 +142,7 @@ impl TryFrom<SpecPart> for link::SpecPart {
     type Error = DecodeError;
 
     fn try_from(part: SpecPart) -> Result<Self, DecodeError> {
-        let SpecPart { vps, tombstones, jobs } = part;
+        let SpecPart { vps, tombstones, jobs, prefetch } = part;
         // Not collected: a collection of results cannot know how many will come, and grows to twice the room.
         let mut specs = Vec::with_capacity(vps.0.len());
         for vps in vps.0 {
@@ -159,6 +161,12 @@ impl TryFrom<SpecPart> for link::SpecPart {
                 .into_iter()
                 .map(|(id, job)| (JobId::new(Uuid::from_bytes(id)), job.into()))
                 .collect(),
+            prefetch: prefetch
+                .0
+                .into_iter()
+                .map(vps::ImageReference::try_from)
+                .collect::<Result<_, DecodeError>>()
+                .within("prefetch")?,
         })
     }
 }
@@ -434,7 +442,7 @@ impl TryFrom<IsoMedium> for vps::IsoMedium {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Image {
+pub(super) struct Image {
     name: String,
     sha256: [u8; 32],
     size: u64,

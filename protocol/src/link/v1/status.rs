@@ -7,7 +7,7 @@ use super::foreign::ForeignGuest;
 use super::list::List;
 use super::network::Traffic;
 use super::spec::{Engine, snapshot_id, twin};
-use super::value::{self, Address, Id, TEXT_BYTES_MAX, bad, line};
+use super::value::{self, Address, Id, TEXT_BYTES_MAX, Within, bad, line};
 use crate::host;
 use crate::id::{BootId, VpsId};
 use crate::link::SPEC_ITEMS_MAX;
@@ -40,6 +40,7 @@ pub(super) struct HostStatus {
     orphans: List<Id, ITEMS_MAX>,
     destroys_waiting: List<Id, ITEMS_MAX>,
     problems: List<String, PROBLEMS_MAX>,
+    prefetch: List<(String, PrefetchState), ITEMS_MAX>,
 }
 
 impl HostStatus {
@@ -57,6 +58,7 @@ impl HostStatus {
             orphans,
             destroys_waiting,
             problems,
+            prefetch,
         } = status;
         let ids = |ids: &[VpsId]| ids.iter().map(|id| id.uuid().into_bytes()).collect();
         Self {
@@ -78,6 +80,10 @@ impl HostStatus {
                 .take(PROBLEMS_MAX)
                 .map(|problem| line(problem, text_bytes_max))
                 .collect(),
+            prefetch: prefetch
+                .iter()
+                .map(|(name, state)| (name.to_string(), PrefetchState::new(state, text_bytes_max)))
+                .collect(),
         }
     }
 }
@@ -98,6 +104,7 @@ impl TryFrom<HostStatus> for host::HostStatus {
             orphans,
             destroys_waiting,
             problems,
+            prefetch,
         } = status;
         let announced = vps.0.len();
         let vps: vps::VpsStatuses =
@@ -118,7 +125,45 @@ impl TryFrom<HostStatus> for host::HostStatus {
             orphans: ids(orphans.0),
             destroys_waiting: ids(destroys_waiting.0),
             problems: problems.0.iter().map(|problem| line(problem, TEXT_BYTES_MAX)).collect(),
+            prefetch: prefetch
+                .0
+                .into_iter()
+                .map(|(name, state)| Ok((value::name("name", name)?, state.into())))
+                .collect::<Result<_, DecodeError>>()
+                .within("prefetch")?,
         })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum PrefetchState {
+    Waiting,
+    Fetching { percent: u8 },
+    Ready,
+    Failed { problem: String },
+}
+
+impl PrefetchState {
+    fn new(state: &host::PrefetchState, text_bytes_max: usize) -> Self {
+        match state {
+            host::PrefetchState::Waiting => Self::Waiting,
+            host::PrefetchState::Fetching { percent } => Self::Fetching { percent: *percent },
+            host::PrefetchState::Ready => Self::Ready,
+            host::PrefetchState::Failed { problem } => {
+                Self::Failed { problem: line(problem, text_bytes_max) }
+            }
+        }
+    }
+}
+
+impl From<PrefetchState> for host::PrefetchState {
+    fn from(state: PrefetchState) -> Self {
+        match state {
+            PrefetchState::Waiting => Self::Waiting,
+            PrefetchState::Fetching { percent } => Self::Fetching { percent: percent.min(100) },
+            PrefetchState::Ready => Self::Ready,
+            PrefetchState::Failed { problem } => Self::Failed { problem: line(&problem, TEXT_BYTES_MAX) },
+        }
     }
 }
 
