@@ -14,7 +14,7 @@ use crate::clock;
 use crate::fleet::catalogue::{Catalogue, Size};
 use crate::fleet::hosts::host_row;
 use crate::fleet::rows::{Goal, HostRow, VpsRow};
-use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, network, vps};
+use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, network, tenants, vps};
 use crate::health;
 
 /// The figures of a VPS that are no size of the catalogue.
@@ -86,6 +86,7 @@ fn adopt(
     let hardware = adoptable(&guest, &host)?;
     check_id(decision, &host, &guest, hardware)?;
     let tenant = request.tenant.clone().unwrap_or_else(Name::default_tenant);
+    tenants::check(&decision.state, &tenant)?;
     let name = name(request, &guest)?;
     vps::check_name(decision, &tenant, &name)?;
     check_external_id(decision, request.external_id.as_deref())?;

@@ -51,7 +51,7 @@ pub enum ReceiveError {
     /// It is not of its format.
     #[error("this is no usable image: {0}")]
     Form(String),
-    /// [`UPLOADS_MAX`].
+    /// As many images as are received at once are on their way.
     #[error("{UPLOADS_MAX} images are being received already; try again when one is done")]
     Busy,
 }

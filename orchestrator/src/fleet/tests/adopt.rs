@@ -3,6 +3,7 @@
 use chom_protocol::api::adoption::AdoptVps;
 use chom_protocol::api::networks::{AddressRange, CreateNetwork, NetworkKind, PutPool};
 use chom_protocol::api::snapshots::{CloneVps, TakeSnapshot};
+use chom_protocol::api::tenants::{CreateTenant, Quota};
 use chom_protocol::api::vps_servers::{RebuildVps, ResizeVps};
 use chom_protocol::foreign::{DiskKind, GuestCard, GuestDisk, Hardware};
 use chom_protocol::network::Attachment;
@@ -121,6 +122,10 @@ async fn what_its_host_said_of_it_and_what_was_asked_is_kept_and_its_host_gets_i
         external_id: Some("panel-7".to_owned()),
         ..wants("vm101")
     };
+    let error = adopt(&world, request.clone()).await.unwrap_err();
+    assert!(error.contains("there is no tenant `acme`"), "{error}");
+    let acme = CreateTenant { name: name("acme"), quota: Quota::default(), external_id: None };
+    world.fleet.create_tenant(&caller(), RequestMark::default(), acme).await.unwrap();
     let row = adopt(&world, request).await.unwrap();
     let spec = &row.spec;
     assert_eq!((spec.id, spec.tenant.as_str(), spec.power), (id(1), "acme", Power::Running));
