@@ -2,7 +2,7 @@
 
 use chom_protocol::vps::VpsState;
 use chom_tests::fleet::{LATER, SOON, usable};
-use chom_tests::hosts::{Site, SiteOptions};
+use chom_tests::hosts::{BOOT, Site, SiteOptions};
 use chom_tests::wait::{wait_for, wait_until};
 
 /// A container that somebody made by hand.
@@ -36,7 +36,7 @@ fn a_container_lives_beside_a_machine_and_neither_engine_holds_up_the_other() {
     );
     assert_eq!(shown.foreign.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>(), ["by-hand"]);
 
-    nothing_is_asked_of_one_container_at_rest(&site);
+    nothing_is_asked_of_one_container_at_rest(&site, vps);
     site.act(vps, "stop");
     assert_eq!(host.incus_state(vps).as_deref(), Some("STOPPED"));
     assert_eq!(site.becomes(vps, VpsState::Stopped).observed.problem, None);
@@ -61,8 +61,10 @@ fn a_container_lives_beside_a_machine_and_neither_engine_holds_up_the_other() {
     assert_eq!(host.virsh_state(machine).as_deref(), Some("running"));
 }
 
-/// What Incus itself says that it is asked, over some passes and reports: of all of them at once, never of one.
-fn nothing_is_asked_of_one_container_at_rest(site: &Site) {
+/// What Incus itself says that it is asked, over some passes and reports: of all of them at once, never of one. What the guest
+/// says of itself is asked of one, each five minutes: just before this.
+fn nothing_is_asked_of_one_container_at_rest(site: &Site, vps: chom_protocol::VpsId) {
+    site.api().vps_becomes(vps, "known from inside", BOOT, |row| row.observed.guest.is_some());
     let heard = site.host.sh("timeout 20 incus monitor --pretty --type=logging --loglevel=debug || true");
     let asked: Vec<&str> = heard.lines().filter(|line| line.contains("/1.0/instances")).collect();
     assert!(asked.iter().any(|line| line.contains("recursion=1")), "the agent looked: {heard}");
