@@ -70,7 +70,7 @@ fn a_cut_host_makes_its_vps_unknown_with_one_mail_and_a_delete_meanwhile_is_carr
     let waiting = api.operation(deleted.operation.id).unwrap();
     assert!(!waiting.state.is_final(), "it waits for the host: {waiting:?}");
     assert!(
-        waiting.problem.as_deref().is_some_and(|problem| problem.contains("`cut`")),
+        waiting.problem.as_deref().is_some_and(|problem| problem.contains("its host has not been seen")),
         "and says so: {waiting:?}"
     );
     assert_eq!(
