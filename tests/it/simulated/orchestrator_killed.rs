@@ -57,6 +57,8 @@ impl Acknowledged {
             "stop" => Self { power: Power::Stopped, deleted },
             "restart" => Self { power, deleted },
             "delete" => Self { power, deleted: true },
+            // What was paused has lost its memory meanwhile: it runs.
+            "undelete" if power == Power::Paused => Self { power: Power::Running, deleted: false },
             "undelete" => Self { power, deleted: false },
             _ => return None,
         })

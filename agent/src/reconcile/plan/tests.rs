@@ -592,6 +592,11 @@ fn a_pause_halts_what_runs_and_only_an_order_lets_it_go_on() {
         do start 1
         1 Paused s2; starting
     "#]]);
+    // Paused before it was started: it comes up first.
+    Scene::new("1 pause s2", "1 stopped").remember(1, started.clone()).check(&expect![[r#"
+        do start 1
+        1 StoppedByGuest s1; starting
+    "#]]);
     // Its memory is lost once it is off: it is not brought back in another state than the one it was paused in.
     Scene::new("1 pause s1", "1 stopped").remember(1, started).check(&expect![[r#"
         1 StoppedByGuest s1; it was paused and has gone off since, with its memory: start it, or stop it to leave it off
@@ -1077,7 +1082,7 @@ proptest! {
                         counted += u32::from(*counts);
                     }
                     Action::Start { .. } => {
-                        prop_assert!(want.is_some_and(VpsSpec::wants_running) && !may_have_moved);
+                        prop_assert!(want.is_some_and(|want| want.wanted_power() != Power::Stopped) && !may_have_moved);
                         prop_assert_eq!(guests[&id].placement, want.unwrap().placement);
                         prop_assert_eq!(guests[&id].build, want.unwrap().build);
                     }

@@ -243,7 +243,8 @@ impl Case<'_> {
             let blank = Verdict::quiet(quiet.state);
             match self.snapshot_job(job, kind, guest, blank) {
                 Some(verdict) => return verdict,
-                None if self.want.wants_running() => return self.restart(job, guest, quiet),
+                // One that is to be paused meanwhile comes up first.
+                None if self.want.wanted_power() != Power::Stopped => return self.restart(job, guest, quiet),
                 None => {}
             }
         }
@@ -266,6 +267,10 @@ impl Case<'_> {
                 quiet.act(Action::Pause { vps: self.want.id })
             }
             (Power::Running | Power::Paused, true) => self.redefine(guest, quiet),
+            // An order to start is still to be carried out: it is paused once it runs.
+            (Power::Paused, false) if self.want.start_count > self.memory.start_count => {
+                self.redefine_first(guest, quiet.state).unwrap_or_else(|| self.start(quiet, None))
+            }
             (Power::Paused, false) => self.redefine(guest, quiet).or_problem(
                 "it was paused and has gone off since, with its memory: start it, or stop it to leave it off",
             ),
