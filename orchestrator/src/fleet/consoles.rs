@@ -26,8 +26,7 @@ fn reachable(state: &State, vps: VpsId) -> Result<HostId, FleetError> {
     let host = state.get::<HostRow>(&row.host).ok_or_else(|| FleetError::not_found("host", row.host))?;
     if host.standing != HostStanding::Member {
         return Err(FleetError::conflict(format!(
-            "the host `{}` of VPS `{name}` is not part of the fleet now; enrol it again",
-            host.name
+            "the host of VPS `{name}` is not part of the fleet now; it has to be enrolled again"
         )));
     }
     Ok(row.host)

@@ -125,8 +125,8 @@ fn set(
     match (row.images.get(name), wanted) {
         (Some(had), Some(one)) if had.image == one.image => return Ok(false),
         (None, None) => return Ok(false),
-        (_, Some(one)) => {
-            if row.images.len() >= PREFETCHES_PER_HOST_MAX {
+        (had, Some(one)) => {
+            if had.is_none() && row.images.len() >= PREFETCHES_PER_HOST_MAX {
                 let host_name = host_name(&decision.state, host);
                 return Err(FleetError::conflict(format!(
                     "host `{host_name}` is to have {PREFETCHES_PER_HOST_MAX} images ready already; take one back first"

@@ -4,10 +4,11 @@
 use std::iter::Peekable;
 use std::sync::{Mutex, PoisonError};
 
+use chom_protocol::api::hosts::Labels;
 use chom_protocol::{Bytes, HostId, UnixMillis};
 
 use crate::fleet::observed::{Observation, Snapshot};
-use crate::fleet::rows::{HostRow, HostStanding};
+use crate::fleet::rows::{HostRow, HostStanding, VpsRow};
 use crate::fleet::state::Held;
 use crate::fleet::{Decision, Fleet, view};
 use crate::health;
@@ -67,6 +68,12 @@ pub(super) fn find_host(fleet: &Fleet, decision: &Decision, wish: &Wish) -> Resu
     let (host, ranking) = look_at_all(fleet, decision, wish, &observations)?;
     rankings.keep(wish, ranking, decision.now);
     Ok(host)
+}
+
+/// What a VPS asks of its own host beyond what it holds there. It stands where it stood: nothing new comes together.
+pub(super) fn more(row: &VpsRow, cores: u32, memory: Bytes, disk: Bytes) -> Wish {
+    let (region, engine) = (row.region.clone(), row.spec.engine);
+    Wish { region, engine, labels: Labels::new(), group: None, cores, memory, disk }
 }
 
 fn look_at_all(

@@ -1,31 +1,26 @@
-//! VPSs: created, switched, deleted, brought back, purged, held. Each use case writes rows, names, addresses, the operation
+//! VPSs: switched, deleted, brought back, purged, held. Each use case writes rows, names, addresses, the operation
 //! and the audit trail in one commit, and raises the host's generation.
 
-use std::collections::BTreeMap;
-
 use chom_protocol::api::events::Event;
-use chom_protocol::api::hosts::Labels;
-use chom_protocol::api::vps_servers::{CreateVps, StopVps, USER_DATA_BYTES_MAX, VpsAccepted};
+use chom_protocol::api::vps_servers::{StopVps, VpsAccepted};
 use chom_protocol::job::{Job, JobKind};
-use chom_protocol::vps::{BlobReference, ImageFormat, Power, Sha256, VpsSpec};
+use chom_protocol::vps::{BlobReference, Power, Sha256, VpsSpec};
 use chom_protocol::{Bytes, HostId, JobId, Name, VpsId};
 
-use crate::fleet::catalogue::{Catalogue, Image, Size};
+use crate::fleet::catalogue::Catalogue;
 use crate::fleet::error::ErrorKind;
-use crate::fleet::hosts::{check_labels, host_row, unknown};
+use crate::fleet::hosts::host_row;
 use crate::fleet::operations;
 use crate::fleet::rows::{
     BlobRow, Goal, HostRow, HostStanding, JobRow, OperationRow, Retention, SnapshotRow, Undo, VpsNameRow,
     VpsRow,
 };
-use crate::fleet::state::State;
 use crate::fleet::{
-    Caller, Decision, Done, Fleet, FleetError, RequestMark, adopt, check_revision, network, room, ssh_keys,
-    tenants, view,
+    Caller, Decision, Done, Fleet, FleetError, RequestMark, adopt, check_revision, network, room, view,
 };
-use crate::placement::{Candidate, Wish, place};
-use crate::user_data;
+use crate::placement::{Candidate, place};
 
+pub(super) mod create;
 mod permit;
 mod rebuild;
 mod rename;
@@ -93,22 +88,6 @@ impl Action {
 }
 
 impl Fleet {
-    /// Creates a VPS: finds a host and an address, and lets the host's agent make it.
-    ///
-    /// # Errors
-    /// When the request breaks a rule, the name is taken, or no host has room.
-    pub async fn create_vps(
-        &self,
-        caller: &Caller,
-        mark: RequestMark,
-        request: CreateVps,
-    ) -> Result<Done<VpsAccepted>, FleetError> {
-        let request = for_caller(caller, request)?;
-        let chosen = choose(self, &request)?;
-        let fleet = self.clone();
-        self.mutate(caller, mark, move |decision, _| create(&fleet, decision, request, &chosen)).await
-    }
-
     /// Does something to a VPS.
     ///
     /// # Errors
@@ -160,185 +139,6 @@ impl Fleet {
     }
 }
 
-/// The catalogue's rows that a request names.
-pub(super) struct Chosen {
-    pub(super) size: Size,
-    /// The first that a host has room for is taken.
-    pub(super) images: Vec<Image>,
-}
-
-/// The request with the tenant that it is for.
-pub(super) fn for_caller(caller: &Caller, request: CreateVps) -> Result<CreateVps, FleetError> {
-    if !caller.sees_hosts() && !request.host_labels.is_empty() {
-        return Err(FleetError::Refused {
-            kind: ErrorKind::Forbidden,
-            detail: "which hosts there are is not a tenant's to choose; name a region only".to_owned(),
-            location: Some("/host_labels"),
-        });
-    }
-    let tenant = caller.tenant_of(request.tenant.as_ref())?;
-    Ok(CreateVps { tenant: Some(tenant), ..request })
-}
-
-fn tenant_of(request: &CreateVps) -> Name {
-    request.tenant.clone().unwrap_or_else(Name::default_tenant)
-}
-
-/// What a create asks of its host.
-pub(super) fn wish(request: &CreateVps, size: &Size, image: &Image) -> Wish {
-    let group = request.anti_affinity.clone();
-    Wish {
-        region: request.region.clone(),
-        engine: image.engine,
-        labels: request.host_labels.clone(),
-        group: group.map(|group| (tenant_of(request), group)),
-        cores: size.cores,
-        memory: size.memory,
-        disk: size.disk,
-    }
-}
-
-/// Judges a request by itself, and finds what it names.
-pub(super) fn choose(fleet: &Fleet, request: &CreateVps) -> Result<Chosen, FleetError> {
-    let catalogue = fleet.catalogue();
-    if !catalogue.regions.contains(&request.region) {
-        return Err(unknown("/region", "region", &request.region, catalogue.regions.iter()));
-    }
-    let Some(size) = catalogue.sizes.get(&request.size).copied() else {
-        return Err(unknown("/size", "size", &request.size, catalogue.sizes.keys()));
-    };
-    let images = images(fleet, &fleet.state(), request)?;
-    if let Some(medium) = images.iter().find(|image| image.reference.format == ImageFormat::Iso) {
-        return Err(FleetError::invalid(
-            "/image",
-            format!(
-                "`{}` is a CD-ROM: a VPS is made from a disk image and can have it attached (`chomctl vps iso`)",
-                medium.reference.name
-            ),
-        ));
-    }
-    if let Some(image) = images.iter().find(|image| image.minimum_disk > size.disk) {
-        return Err(FleetError::invalid(
-            "/size",
-            format!(
-                "image `{}` needs a disk of {}; size `{}` has {}",
-                image.reference.name, image.minimum_disk, request.size, size.disk
-            ),
-        ));
-    }
-    check_labels("/host_labels", &request.host_labels)?;
-    ssh_keys::check_all("/ssh_keys", &request.ssh_keys)?;
-    check_user_data(request.user_data.as_deref())?;
-    Ok(Chosen { size, images })
-}
-
-/// The images that a request can be made from, each with the engine that it would be made in.
-pub(super) fn images(fleet: &Fleet, state: &State, request: &CreateVps) -> Result<Vec<Image>, FleetError> {
-    if let Some(name) = &request.image {
-        let image = fleet.known_image(state, name)?;
-        let (engine, format) = (request.engine.unwrap_or(image.engine), image.reference.format);
-        if !engine.takes(format) {
-            let what = format!(
-                "image `{name}` has format `{format}`, which {engine} cannot run; choose another image"
-            );
-            return Err(FleetError::invalid("/engine", what));
-        }
-        return Ok(vec![Image { engine, ..image }]);
-    }
-    let catalogue = fleet.catalogue();
-    let defaults = catalogue.default_images.iter().filter_map(|name| catalogue.images.get(name));
-    let fit = defaults.filter(|image| request.engine.is_none_or(|engine| engine == image.engine));
-    let images: Vec<Image> = fit.cloned().collect();
-    match request.engine {
-        _ if !images.is_empty() => Ok(images),
-        None => Err(FleetError::invalid("/image", "name an image; no default is configured")),
-        Some(engine) => Err(FleetError::invalid(
-            "/image",
-            format!("name an image; no default is configured for {engine}"),
-        )),
-    }
-}
-
-fn check_user_data(user_data: Option<&str>) -> Result<(), FleetError> {
-    let Some(text) = user_data else { return Ok(()) };
-    if text.len() > USER_DATA_BYTES_MAX {
-        return Err(FleetError::invalid(
-            "/user_data",
-            format!("user data of {} bytes; at most {USER_DATA_BYTES_MAX} are allowed", text.len()),
-        ));
-    }
-    user_data::check(text).map_err(|mistake| FleetError::invalid("/user_data", mistake.to_string()))
-}
-
-pub(super) fn create(
-    fleet: &Fleet,
-    decision: &mut Decision,
-    request: CreateVps,
-    chosen: &Chosen,
-) -> Result<VpsAccepted, FleetError> {
-    let tenant = tenant_of(&request);
-    tenants::check(&decision.state, &tenant)?;
-    check_name(decision, &tenant, &request.name)?;
-    // They were looked up before this decision's turn.
-    if let Some(image) = chosen.images.iter().find(|image| {
-        fleet.image(&decision.state, &image.reference.name).map(|now| now.reference).as_ref()
-            != Some(&image.reference)
-    }) {
-        return Err(FleetError::conflict(format!(
-            "image `{}` was just removed or replaced; choose again",
-            image.reference.name
-        )));
-    }
-    let network = network::choose(&decision.state, &request.region, request.network.as_ref())?;
-    let size = &chosen.size;
-    let (image, host) = place_one_of(fleet, decision, &request, chosen)?;
-    let ssh_keys = ssh_keys::resolve(&decision.state, &tenant, &request)?;
-    let id = VpsId::new(decision.new_id());
-    let wanted = network::Wanted { vps: id, host, network: &network };
-    let interface = network::plug_in(decision, &wanted)?;
-    let user_data = request.user_data.map(|text| keep_blob(decision, &text)).transpose()?;
-    let spec = VpsSpec {
-        id,
-        tenant,
-        name: request.name,
-        placement: 1,
-        engine: image.engine,
-        power: Power::Running,
-        guest_shutdown: request.guest_shutdown,
-        hold: false,
-        retained: false,
-        start_count: 1,
-        build: 0,
-        suspension: None,
-        stop_grace_seconds: None,
-        cores: size.cores,
-        memory: size.memory,
-        disk: size.disk,
-        image: Some(image.reference.clone()),
-        interface,
-        ssh_keys,
-        user_data,
-        source: None,
-        rescue: None,
-        iso: None,
-        adopted: None,
-    };
-    let row = VpsRow {
-        spec,
-        region: request.region,
-        size: request.size,
-        host,
-        network: network.name,
-        anti_affinity: request.anti_affinity,
-        retention: None,
-        purging: None,
-        suspensions: BTreeMap::new(),
-        created_at: decision.now,
-        external_id: None,
-    };
-    enter(fleet, decision, &row, "create")
-}
-
 /// Writes the rows of a new VPS that is to run; its card has been plugged in.
 pub(super) fn enter(
     fleet: &Fleet,
@@ -379,25 +179,6 @@ pub(super) fn check_name(decision: &Decision, tenant: &Name, name: &Name) -> Res
         });
     }
     Ok(())
-}
-
-/// The first of the images that a host has room for, and the host.
-fn place_one_of<'a>(
-    fleet: &Fleet,
-    decision: &Decision,
-    request: &CreateVps,
-    chosen: &'a Chosen,
-) -> Result<(&'a Image, HostId), FleetError> {
-    let mut reasons = Vec::new();
-    for image in &chosen.images {
-        match room::find_host(fleet, decision, &wish(request, &chosen.size, image)) {
-            Ok(host) => return Ok((image, host)),
-            Err(none) => reasons.push(none.to_string()),
-        }
-    }
-    reasons.dedup();
-    let detail = reasons.join("; ");
-    Err(FleetError::Refused { kind: ErrorKind::NoCapacity, detail, location: Some("/region") })
 }
 
 fn keep_blob(decision: &mut Decision, text: &str) -> Result<BlobReference, FleetError> {
@@ -566,16 +347,8 @@ fn undelete(fleet: &Fleet, decision: &Decision, row: &mut VpsRow) -> Result<Goal
     if row.retention.is_none() {
         return Err(FleetError::conflict(format!("VPS `{name}` is not deleted")));
     }
-    let wish = Wish {
-        region: row.region.clone(),
-        engine: row.spec.engine,
-        // It stands where it stood: nothing new comes together.
-        labels: Labels::new(),
-        group: None,
-        cores: row.spec.cores,
-        memory: row.spec.memory,
-        disk: Bytes(0), // held all along
-    };
+    // Its disk was held all along.
+    let wish = room::more(row, row.spec.cores, row.spec.memory, Bytes(0));
     let observation = fleet.observations().of(row.host);
     let held = decision.state.held.get(&row.host).copied();
     let own = decision
@@ -631,17 +404,8 @@ fn release_blob(decision: &mut Decision, blob: Option<BlobReference>) {
 
 /// Takes a name for a VPS.
 pub(super) fn put_name(decision: &mut Decision, row: &VpsRow, name: &Name) -> Result<(), FleetError> {
-    let tenant = row.spec.tenant.clone();
-    if decision.state.vps_names.contains_key(&(tenant.clone(), name.clone())) {
-        return Err(FleetError::Refused {
-            kind: ErrorKind::Conflict,
-            detail: format!(
-                "a VPS named `{name}` exists already (perhaps deleted and kept); choose another name"
-            ),
-            location: Some("/name"),
-        });
-    }
-    decision.put(VpsNameRow { tenant, name: name.clone(), vps: row.spec.id })
+    check_name(decision, &row.spec.tenant, name)?;
+    decision.put(VpsNameRow { tenant: row.spec.tenant.clone(), name: name.clone(), vps: row.spec.id })
 }
 
 pub(super) fn tell(decision: &mut Decision, row: &VpsRow, message: &str) {

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::fleet::catalogue::{Image, Size};
 use crate::fleet::rows::HostRow;
 use crate::fleet::state::State;
-use crate::fleet::vps::{choose, create, for_caller, wish};
+use crate::fleet::vps::create::{choose, create, for_caller, wish};
 use crate::fleet::{Caller, Decision, ErrorKind, Fleet, FleetError, quota, room};
 use crate::placement::Explanation;
 

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::fetch::{Client, Progress};
-use super::{ImageFolder, Incoming, ReceiveError, Received};
+use super::{ImageFolder, Incoming, ReceiveError};
 use crate::chain;
 use crate::fleet::rows::ImageFetchRow;
 use crate::fleet::{Fleet, FleetError};
@@ -125,11 +125,11 @@ impl Fetcher {
         info!(image = %row.name, host = url.host_str(), "fetching an image");
         self.note(row, "it is being fetched".to_owned(), None).await?;
         self.follow(row, &url, &mut incoming).await?;
-        let Received { sha256, size, minimum_disk } = incoming
+        let received = incoming
             .finish(&self.images, &row.name, row.format, Some(row.sha256))
             .await
             .map_err(|error| Ended::Badly(chain(&error)))?;
-        let received = Received { sha256, size, minimum_disk };
+        let (sha256, size) = (received.sha256, received.size);
         let wanted = self.fleet.image_fetched(row.name.clone(), row.operation, received).await;
         if !matches!(wanted, Ok(true)) && !self.fleet.is_image(sha256) {
             self.images.discard(sha256).await;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::api::Payload;
 use super::instance::Instance;
 use super::network::BRIDGE;
-use super::{IncusDriver, SWITCH_SECONDS_MAX, failed};
+use super::{IncusDriver, SWITCH_SECONDS_MAX, failed, path_of};
 use crate::driver::DriverError;
 
 /// What of an instance's configuration, its profiles' included, says what it is made of.
@@ -233,7 +233,7 @@ pub(super) async fn adopt(driver: &IncusDriver, spec: &VpsSpec) -> Result<(), Dr
         )));
     }
     let request = Payload::json(&update(spec, instance, marked.is_some()));
-    let path = format!("/1.0/instances/{}", instance.name());
+    let path = path_of(instance.name());
     let changed = driver.api.act(Method::PATCH, &path, request, SWITCH_SECONDS_MAX).await;
     changed.map_err(failed(doing()))?;
     driver.remember_name(spec.id, instance.name());
@@ -258,7 +258,7 @@ pub(super) async fn name_port(
     let mut device = device.clone();
     device.insert("host_name".to_owned(), port.into());
     let request = Payload::json(&json!({ "devices": { name: device } }));
-    let path = format!("/1.0/instances/{}", instance.name());
+    let path = path_of(instance.name());
     let changed = driver.api.act(Method::PATCH, &path, request, SWITCH_SECONDS_MAX).await;
     changed.map_err(failed(format!("cannot name the card of VPS {vps}")))
 }

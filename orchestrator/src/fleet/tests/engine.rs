@@ -5,7 +5,7 @@ use expect_test::expect;
 
 use super::{World, catalogue, name, request};
 use crate::fleet::catalogue::{Catalogue, Image};
-use crate::fleet::vps::images;
+use crate::fleet::vps::create::images;
 
 /// A machine and a container, both of which are used when none is asked for, and another container.
 fn both() -> Catalogue {

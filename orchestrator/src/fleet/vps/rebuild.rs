@@ -4,7 +4,8 @@
 use chom_protocol::VpsId;
 use chom_protocol::api::vps_servers::{RebuildVps, VpsAccepted};
 
-use super::{Action, check_user_data, keep_blob, not_adopted, release_blob, wake};
+use super::create::check_user_data;
+use super::{Action, keep_blob, not_adopted, release_blob, wake};
 use crate::fleet::rows::{Goal, VpsRow};
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, ssh_keys};
 

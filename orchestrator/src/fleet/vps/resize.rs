@@ -1,6 +1,5 @@
 //! Another size for a VPS on its own host. The host's room is checked in the commit that takes it; disks only grow.
 
-use chom_protocol::api::hosts::Labels;
 use chom_protocol::api::vps_servers::{ResizeVps, VpsAccepted};
 use chom_protocol::vps::Engine;
 use chom_protocol::{Bytes, Name, VpsId};
@@ -11,7 +10,6 @@ use crate::fleet::error::ErrorKind;
 use crate::fleet::hosts::{host_row, unknown};
 use crate::fleet::rows::{Goal, VpsRow};
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, room};
-use crate::placement::Wish;
 
 /// Smallest memory of a VPS: below it no Linux of today boots.
 const MEMORY_MIN: Bytes = Bytes::mib(32);
@@ -149,16 +147,12 @@ pub(in crate::fleet) fn check_room(
     (cores, memory, disk): (u32, Bytes, Bytes),
 ) -> Result<(), FleetError> {
     let spec = &row.spec;
-    let wish = Wish {
-        region: row.region.clone(),
-        engine: spec.engine,
-        // It stands where it stood: nothing new comes together.
-        labels: Labels::new(),
-        group: None,
-        cores: cores.saturating_sub(spec.cores),
-        memory: Bytes(memory.0.saturating_sub(spec.memory.0)),
-        disk: Bytes(disk.0.saturating_sub(spec.disk.0)),
-    };
+    let wish = room::more(
+        row,
+        cores.saturating_sub(spec.cores),
+        Bytes(memory.0.saturating_sub(spec.memory.0)),
+        Bytes(disk.0.saturating_sub(spec.disk.0)),
+    );
     if (wish.cores, wish.memory, wish.disk) == (0, Bytes(0), Bytes(0)) {
         return Ok(());
     }
