@@ -4,23 +4,21 @@ use chom_protocol::api::alerts::{AlertState, AlertView, Severity};
 use clap::Subcommand;
 
 use crate::error::Failure;
+use crate::filters::AlertFilters;
 use crate::output::{Cell, Table, Tone, View, age, word};
-use crate::session::{ListOptions, Session};
+use crate::session::Session;
 
 /// `chomctl alert`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AlertCommand {
     /// Lists alerts
-    List {
-        #[command(flatten)]
-        list: ListOptions,
-    },
+    List(AlertFilters),
 }
 
 /// Runs `chomctl alert`.
 pub(crate) fn run(session: &Session, command: AlertCommand) -> Result<(), Failure> {
-    let AlertCommand::List { list } = command;
-    let alerts: Vec<AlertView> = session.client()?.list("/api/alerts", list.limit)?;
+    let AlertCommand::List(filters) = command;
+    let alerts: Vec<AlertView> = filters.rows(&session.client()?, "/api/alerts")?;
     session.screen.show(&alerts, |view| table(&alerts, view))
 }
 

@@ -13,6 +13,7 @@ use clap::Subcommand;
 
 use crate::client::Client;
 use crate::error::Failure;
+use crate::filters::ImageFilters;
 use crate::operation::{self, WaitOptions};
 use crate::output::{Cell, Table, View, word, yes_no};
 use crate::session::{ListOptions, Reference, Session};
@@ -41,10 +42,7 @@ pub(crate) enum SizeCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Lists images
-    List {
-        #[command(flatten)]
-        list: ListOptions,
-    },
+    List(ImageFilters),
     /// Shows an image
     Show {
         /// Its name
@@ -139,8 +137,8 @@ pub(crate) fn sizes(session: &Session, command: SizeCommand) -> Result<(), Failu
 pub(crate) fn images(session: &Session, command: ImageCommand) -> Result<(), Failure> {
     let client = session.client()?;
     let shown: ImageView = match command {
-        ImageCommand::List { list } => {
-            let images: Vec<ImageView> = client.list("/api/images", list.limit)?;
+        ImageCommand::List(filters) => {
+            let images: Vec<ImageView> = filters.rows(&client, "/api/images")?;
             return session.screen.show(&images, |view| image_table(&images, view));
         }
         ImageCommand::Prefetch(options) => return prefetch(session, &client, "prefetch", options),

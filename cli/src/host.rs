@@ -9,7 +9,8 @@ use clap::Subcommand;
 use crate::client::Client;
 use crate::confirm::{Confirmation, confirm};
 use crate::error::Failure;
-use crate::session::{ListOptions, Reference, Session};
+use crate::filters::HostFilters;
+use crate::session::{Reference, Session};
 use crate::shell::eprint_line;
 
 pub(crate) mod limits;
@@ -33,10 +34,7 @@ pub(crate) enum HostCommand {
         replace_key: bool,
     },
     /// Lists hosts
-    List {
-        #[command(flatten)]
-        list: ListOptions,
-    },
+    List(HostFilters),
     /// Shows a host
     Show {
         /// Its name or id
@@ -109,8 +107,8 @@ pub(crate) fn run(session: &Session, command: HostCommand) -> Result<(), Failure
         HostCommand::Add { name, region, replace_key } => {
             return add(session, &client, name, region, replace_key);
         }
-        HostCommand::List { list } => {
-            let hosts: Vec<HostView> = client.list(PATH, list.limit)?;
+        HostCommand::List(filters) => {
+            let hosts: Vec<HostView> = filters.rows(&client, PATH)?;
             return session.screen.show(&hosts, |view| render::table(&hosts, view));
         }
         HostCommand::Show { host } => {

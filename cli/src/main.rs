@@ -10,6 +10,7 @@ mod confirm;
 mod context;
 mod error;
 mod events;
+mod filters;
 mod host;
 mod network;
 mod notification;

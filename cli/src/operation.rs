@@ -9,9 +9,10 @@ use clap::Subcommand;
 use crate::client::Client;
 use crate::clock;
 use crate::error::Failure;
+use crate::filters::OperationFilters;
 use crate::output::{Cell, Details, Table, Tone, View, age, moment, span, until};
 use crate::progress::Progress;
-use crate::session::{ListOptions, Session};
+use crate::session::Session;
 
 /// How often an operation is asked about at first: what is quick is seen quickly.
 const POLL_PAUSE: Duration = Duration::from_millis(200);
@@ -24,10 +25,7 @@ const POLL_LATER_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperationCommand {
     /// Lists operations
-    List {
-        #[command(flatten)]
-        list: ListOptions,
-    },
+    List(OperationFilters),
     /// Shows an operation and its trail
     Show {
         /// Its id
@@ -84,8 +82,8 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(session: &Session, command: OperationCommand) -> Result<(), Failure> {
     let client = session.client()?;
     let operation = match command {
-        OperationCommand::List { list } => {
-            let operations: Vec<OperationView> = client.list("/api/operations", list.limit)?;
+        OperationCommand::List(filters) => {
+            let operations: Vec<OperationView> = filters.rows(&client, "/api/operations")?;
             return session.screen.show(&operations, |view| table(&operations, view));
         }
         OperationCommand::Show { id } => client.get(&path(id))?,

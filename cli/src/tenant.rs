@@ -5,8 +5,9 @@ use chom_protocol::{Bytes, Name};
 use clap::{Args, Subcommand};
 
 use crate::error::Failure;
+use crate::filters::TenantFilters;
 use crate::output::{Cell, Table, View};
-use crate::session::{ListOptions, Session};
+use crate::session::Session;
 
 /// Where tenants are in the API.
 const PATH: &str = "/api/tenants";
@@ -26,10 +27,7 @@ pub(crate) enum TenantCommand {
         external_id: Option<String>,
     },
     /// Lists tenants, with what they have
-    List {
-        #[command(flatten)]
-        list: ListOptions,
-    },
+    List(TenantFilters),
     /// Shows a tenant
     Show {
         /// Its name
@@ -90,8 +88,8 @@ impl From<QuotaOptions> for Quota {
 pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<(), Failure> {
     let client = session.client()?;
     let shown: TenantView = match command {
-        TenantCommand::List { list } => {
-            let all: Vec<TenantView> = client.list(PATH, list.limit)?;
+        TenantCommand::List(filters) => {
+            let all: Vec<TenantView> = filters.rows(&client, PATH)?;
             return session.screen.show(&all, |view| table(&all, view));
         }
         TenantCommand::Create { name, quota, external_id } => {

@@ -5,8 +5,9 @@ use chom_protocol::{Name, TokenId, VpsId};
 use clap::{Subcommand, ValueEnum};
 
 use crate::error::Failure;
+use crate::filters::TokenFilters;
 use crate::output::{Cell, Table, View, age};
-use crate::session::{ListOptions, Session};
+use crate::session::Session;
 
 /// Where tokens are in the API.
 const PATH: &str = "/api/tokens";
@@ -32,10 +33,7 @@ pub(crate) enum TokenCommand {
         expires_at: Option<String>,
     },
     /// Lists tokens
-    List {
-        #[command(flatten)]
-        list: ListOptions,
-    },
+    List(TokenFilters),
     /// Revokes a token: it opens nothing from now on
     Revoke {
         /// Its id
@@ -77,8 +75,8 @@ impl From<RoleWord> for Role {
 pub(crate) fn run(session: &Session, command: TokenCommand) -> Result<(), Failure> {
     let client = session.client()?;
     let shown: TokenView = match command {
-        TokenCommand::List { list } => {
-            let all: Vec<TokenView> = client.list(PATH, list.limit)?;
+        TokenCommand::List(filters) => {
+            let all: Vec<TokenView> = filters.rows(&client, PATH)?;
             return session.screen.show(&all, |view| table(&all, view));
         }
         TokenCommand::Create { name, role, tenant, vps, expires_at } => {

@@ -14,8 +14,9 @@ use clap::Subcommand;
 use crate::client::Client;
 use crate::confirm::{Confirmation, confirm};
 use crate::error::Failure;
+use crate::filters::VpsFilters;
 use crate::operation::{self, WaitOptions};
-use crate::session::{ListOptions, Reference, Session, read_text};
+use crate::session::{Reference, Session, read_text};
 use crate::shell::eprint_line;
 
 mod adopt;
@@ -40,10 +41,7 @@ pub(crate) enum VpsCommand {
     /// Makes VPSs of guests that CHOM did not make, where they stand, without a restart
     Adopt(Box<adopt::AdoptOptions>),
     /// Lists VPSs
-    List {
-        #[command(flatten)]
-        list: ListOptions,
-    },
+    List(Box<VpsFilters>),
     /// Shows a VPS
     Show {
         /// Its name or id
@@ -246,9 +244,9 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             finish(session, &client, accepted, wait)
         }
         VpsCommand::Adopt(options) => adopt::run(session, *options),
-        VpsCommand::List { list } => {
+        VpsCommand::List(filters) => {
             let client = session.client()?;
-            let rows: Vec<VpsView> = client.list(PATH, list.limit)?;
+            let rows: Vec<VpsView> = filters.rows(&client, PATH)?;
             let hosts = if session.screen.view.wide { host_names(&client) } else { Vec::new() };
             session.screen.show(&rows, |view| render::table(&rows, &hosts, view))
         }

@@ -31,8 +31,11 @@ mod console;
 mod document;
 mod envelope;
 mod events;
+mod fields;
+mod host_list;
 mod hosts;
 mod images;
+mod list;
 mod networks;
 mod operations;
 mod page;
@@ -47,6 +50,7 @@ mod system;
 mod tenants;
 mod tokens;
 mod vps_changes;
+mod vps_list;
 mod vps_network;
 mod vps_servers;
 
@@ -74,6 +78,7 @@ pub struct App {
     bodies: Arc<Semaphore>,
     document: Bytes,
     rules: Arc<auth::Rules>,
+    shapes: Arc<fields::Shapes>,
 }
 
 impl App {
@@ -102,6 +107,7 @@ impl App {
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
             document: Bytes::new(),
             rules: Arc::default(),
+            shapes: Arc::default(),
         }
     }
 }
@@ -110,7 +116,11 @@ impl App {
 pub fn router(app: App) -> Router {
     let (router, document) = routes().split_for_parts();
     let rules = Arc::new(auth::Rules::of(&document));
-    let app = App { document: document::render(document), rules, ..app };
+    let document = document::complete(document);
+    // It is made of strings and lists alone, which always have a JSON form; a test reads it back.
+    let json = serde_json::to_value(&document).unwrap_or_default();
+    let shapes = Arc::new(fields::Shapes::of(&json));
+    let app = App { document: document::render(&document), rules, shapes, ..app };
     let router = router.route_layer(middleware::from_fn_with_state(app.clone(), auth::gate));
     envelope::around(router.fallback(problem::no_such_path), app)
 }

@@ -51,7 +51,8 @@ pub struct Problem {
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
-    /// `?cursor=` of the next page; none on the last.
+    /// `?cursor=` of the next page; none on the last. A page may have fewer rows than asked for, even none, and a next one:
+    /// that is where a filter lets few rows through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
@@ -67,4 +68,7 @@ pub struct PageQuery {
     /// `next_cursor` of the page before.
     #[serde(default)]
     pub cursor: Option<String>,
+    /// Only these fields of each row, with commas between them and dots within: `id,name,observed.state`.
+    #[serde(default)]
+    pub fields: Option<String>,
 }

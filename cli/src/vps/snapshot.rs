@@ -10,6 +10,7 @@ use super::{Target, by_id, finish};
 use crate::client::Client;
 use crate::confirm::{Confirmation, confirm};
 use crate::error::Failure;
+use crate::filters::SnapshotFilters;
 use crate::operation::{self, WaitOptions};
 use crate::output::{Cell, Table, Tone, View, age};
 use crate::session::{Reference, Session};
@@ -31,6 +32,8 @@ pub(crate) enum SnapshotCommand {
     List {
         /// The VPS's name or id
         vps: Reference,
+        #[command(flatten)]
+        filters: SnapshotFilters,
     },
     /// Makes a VPS's disk what it was; the VPS is shut down for it and started again
     Restore {
@@ -106,8 +109,9 @@ pub(super) fn run(session: &Session, command: SnapshotCommand) -> Result<(), Fai
             let accepted = client.post(&path, &TakeSnapshot { name })?;
             taken(session, &client, &path, accepted, wait)
         }
-        SnapshotCommand::List { vps } => {
-            let rows: Vec<SnapshotView> = client.list(&format!("{}/snapshots", super::path(&vps)), None)?;
+        SnapshotCommand::List { vps, filters } => {
+            let rows: Vec<SnapshotView> =
+                filters.rows(&client, &format!("{}/snapshots", super::path(&vps)))?;
             session.screen.show(&rows, |view| table(&rows, view))
         }
         SnapshotCommand::Restore { which, confirmation } => {

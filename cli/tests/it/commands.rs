@@ -74,6 +74,49 @@ fn a_list_is_followed_to_its_end() {
 }
 
 #[test]
+fn filters_and_orders_of_a_list_are_asked_of_the_server() {
+    let server = Server::start(|_, _| answer(200, &json!({"items": []})));
+    for (arguments, line) in [
+        (
+            &[
+                "vps",
+                "list",
+                "--tenant",
+                "acme",
+                "--state",
+                "crashed,unknown",
+                "--q",
+                "web 1",
+                "--sort",
+                "-name",
+            ][..],
+            "/api/vps-servers?limit=1000&tenant=acme&state=crashed%2Cunknown&q=web+1&sort=-name",
+        ),
+        (
+            &["host", "list", "--label", "disk=nvme,rack", "--cordoned", "true"],
+            "/api/hosts?limit=1000&cordoned=true&label=disk%3Dnvme%2Crack",
+        ),
+        (&["operation", "list", "--kind", "create", "--limit", "5"], "/api/operations?limit=5&kind=create"),
+        (&["alert", "list", "--severity", "critical"], "/api/alerts?limit=1000&severity=critical"),
+        (&["image", "list", "--source", "added"], "/api/images?limit=1000&source=added"),
+        (&["tenant", "list", "--external-id", "7"], "/api/tenants?limit=1000&external_id=7"),
+        (&["token", "list", "--role", "owner"], "/api/tokens?limit=1000&role=owner"),
+        (
+            &["vps", "snapshot", "list", "web", "--sort", "name"],
+            "/api/vps-servers/web/snapshots?limit=1000&sort=name",
+        ),
+    ] {
+        let outcome = run(&server.url, arguments);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        assert_eq!(
+            server.lines().last().unwrap().replace("web%201", "web+1"),
+            format!("GET {line}"),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
 fn a_limit_stops_early_and_a_cursor_that_stands_still_is_an_error() {
     let server =
         Server::start(|_, _| answer(200, &json!({"items": [vps("a"), vps("b")], "next_cursor": "same"})));

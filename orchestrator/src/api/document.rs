@@ -4,11 +4,20 @@ use axum::body::Bytes;
 use axum::http::Method;
 use chom_protocol::api::Problem;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
-use utoipa::openapi::schema::{Components, Object, Ref, Type};
+use utoipa::openapi::schema::{Components, Object, ObjectBuilder, Ref, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Info, OpenApi, OpenApiBuilder, RefOr, Required, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::api::alerts::AlertList;
+use crate::api::host_list::HostList;
+use crate::api::images::ImageList;
+use crate::api::list::About;
+use crate::api::operations::OperationList;
+use crate::api::snapshots::SnapshotList;
+use crate::api::tenants::TenantList;
+use crate::api::tokens::TokenList;
+use crate::api::vps_list::VpsList;
 use crate::permission::{self, Needs};
 
 const SCHEME: &str = "bearer";
@@ -50,6 +59,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         }
         for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
             say_permission(operation);
+            say_parameters(operation);
         }
     }
     document
@@ -94,8 +104,43 @@ fn header(name: &str, description: &str) -> Parameter {
         .build()
 }
 
+/// Every list that is filtered and sorted.
+pub(super) const LISTS: &[About] = &[
+    About::of::<VpsList>("list_vps"),
+    About::of::<HostList>("list_hosts"),
+    About::of::<OperationList>("list_operations"),
+    About::of::<AlertList>("list_alerts"),
+    About::of::<ImageList>("list_images"),
+    About::of::<TenantList>("list_tenants"),
+    About::of::<TokenList>("list_tokens"),
+    About::of::<SnapshotList>("list_snapshots"),
+];
+
+/// Describes the filters and orders of a list.
+fn say_parameters(operation: &mut Operation) {
+    let id = operation.operation_id.as_deref();
+    let Some(about) = LISTS.iter().find(|about| Some(about.operation) == id) else { return };
+    let text = || Object::with_type(Type::String);
+    let parameters = operation.parameters.get_or_insert_default();
+    let mut add = |name: &str, description: &str, schema: Object| {
+        let parameter = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::False)
+            .description(Some(description))
+            .schema(Some(schema));
+        parameters.push(parameter.build().into());
+    };
+    for filter in about.filters {
+        add(filter.name, filter.about, text());
+    }
+    let orders = about.sorts.iter().flat_map(|by| [(*by).to_owned(), format!("-{by}")]);
+    let orders = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(orders)).build();
+    add("sort", "By what rows are sorted, `-` for the other way round; the first where absent.", orders);
+}
+
 /// The document as it is served.
-pub(super) fn render(document: OpenApi) -> Bytes {
+pub(super) fn render(document: &OpenApi) -> Bytes {
     // It is made of strings and lists alone, which always have a JSON text; a test reads it back.
-    serde_json::to_vec(&complete(document)).unwrap_or_default().into()
+    serde_json::to_vec(document).unwrap_or_default().into()
 }

@@ -1,7 +1,5 @@
 //! Hosts: shown with their newest readings, invited, cordoned, forgotten, revoked; and their ledgers after a restore.
 
-use std::ops::Bound;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,7 +9,8 @@ use chom_protocol::api::hosts::{
 };
 use chom_protocol::api::{Page, PageQuery};
 
-use crate::api::page::Paging;
+use crate::api::host_list::HostList;
+use crate::api::list::{self, Query};
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowId, RowKey};
 use crate::api::{App, answer};
@@ -22,21 +21,12 @@ use crate::fleet::{Caller, Done, FleetError, view};
 /// Lists the hosts, oldest first.
 #[utoipa::path(get, path = "/api/hosts", tag = "hosts", operation_id = "list_hosts", params(PageQuery),
     responses((status = 200, description = "A page of hosts.", body = Page<HostView>)))]
-pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
-    let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
-    let (catalogue, now) = (app.fleet.catalogue(), clock::now());
-    paging.page(
-        "hosts",
-        |from: Bound<HostId>| {
-            state.hosts.range((from, Bound::Unbounded)).map(|(_, stored)| stored.row.as_ref())
-        },
-        |row| row.id,
-        |row| {
-            let observation = observations.get(&row.id).map(AsRef::as_ref);
-            let shown = view::host(&state, catalogue, row, observation, now);
-            HostView { usage: app.history.usage(row.id, now), ..shown }
-        },
-    )
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    query: Query<HostList>,
+) -> Result<Response, ApiError> {
+    list::answer(app, caller, &query)
 }
 
 /// Shows a host.

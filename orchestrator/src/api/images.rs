@@ -10,13 +10,15 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use chom_protocol::api::catalogue::{
-    FetchImage, ImageView, NewImage, PrefetchChanged, PrefetchImage, PrefetchView,
+    FetchImage, ImageSource, ImageView, NewImage, PrefetchChanged, PrefetchImage, PrefetchView,
 };
 use chom_protocol::api::operations::OperationView;
 use chom_protocol::api::{Page, PageQuery};
+use chom_protocol::vps::Engine;
 use chom_protocol::{HostId, Name};
 use http_body_util::BodyExt;
 
+use crate::api::list::{self, Given, Key, List, Parameter, Place, is_among};
 use crate::api::page::{Paging, is_behind};
 use crate::api::problem::{ApiError, Kind};
 use crate::api::request::{Mutation, Order, RowName};
@@ -30,19 +32,59 @@ pub(super) const PATH: &str = "/api/images";
 /// A sender that sends nothing for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// Which images are asked for.
+pub(super) struct ImageList {
+    engines: Vec<Engine>,
+    sources: Vec<ImageSource>,
+    needle: Option<String>,
+}
+
+impl List for ImageList {
+    const NAME: &'static str = "images";
+    const FILTERS: &'static [Parameter] = &[
+        Parameter { name: "engine", about: "Only for one of these engines: `libvirt`, `incus`." },
+        Parameter { name: "source", about: "Only from the `configuration`, or only `added` ones." },
+        Parameter { name: "q", about: "Only with this text in their name or version." },
+    ];
+    const SORTS: &'static [&'static str] = &["name", "size_bytes"];
+
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        Ok(Self {
+            engines: given.words("engine")?,
+            sources: given.words("source")?,
+            needle: given.needle("q"),
+        })
+    }
+}
+
 /// Lists the images that a VPS can be made from.
 #[utoipa::path(get, path = "/api/images", tag = "catalogue", operation_id = "list_images", params(PageQuery),
     responses((status = 200, description = "A page of images, by name.", body = Page<ImageView>)))]
-pub(super) async fn list(State(app): State<App>, _: Caller, paging: Paging) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(app): State<App>,
+    _: Caller,
+    query: list::Query<ImageList>,
+) -> Result<Response, ApiError> {
     let state = app.fleet.state();
-    let views: Vec<ImageView> =
-        app.fleet.image_names(&state).iter().filter_map(|name| app.fleet.image_view(&state, name)).collect();
-    paging.page(
-        "images",
-        |from: Bound<Name>| views.iter().filter(move |view| is_behind(&view.name, &from)),
-        |view| view.name.clone(),
-        |view| view.clone(),
-    )
+    let ImageList { engines, sources, needle } = &query.list;
+    let has = |view: &ImageView, needle: &String| {
+        let version = view.version.as_ref().map(|version| version.to_lowercase());
+        view.name.as_str().contains(needle) || version.is_some_and(|version| version.contains(needle))
+    };
+    let views: Vec<ImageView> = app
+        .fleet
+        .image_names(&state)
+        .iter()
+        .filter_map(|name| app.fleet.image_view(&state, name))
+        .filter(|view| is_among(engines, || view.engine) && is_among(sources, || view.source))
+        .filter(|view| needle.as_ref().is_none_or(|needle| has(view, needle)))
+        .collect();
+    let by_size = query.sort.by == "size_bytes";
+    let part = query.part::<Name>()?;
+    Ok(query.answer(part.select(views.iter(), |view| Place {
+        key: if by_size { Key::Number(view.size_bytes.0) } else { Key::Nothing },
+        id: view.name.clone(),
+    })))
 }
 
 /// Shows an image.

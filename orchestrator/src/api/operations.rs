@@ -1,21 +1,110 @@
 //! Operations: how far changes are.
 
-use std::ops::Bound;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chom_protocol::OperationId;
-use chom_protocol::api::operations::OperationView;
+use chom_protocol::api::operations::{OperationState, OperationView};
 use chom_protocol::api::{Page, PageQuery};
+use chom_protocol::{HostId, Name, OperationId, VpsId};
 
-use crate::api::page::Paging;
+use crate::api::list::{
+    self, Chosen, Given, Key, List, Parameter, Part, Place, Query, Rows, Sight, is_among,
+};
 use crate::api::problem::ApiError;
 use crate::api::request::{Order, RowId};
+use crate::api::vps_list::HostKey;
 use crate::api::{App, answer};
 use crate::clock;
-use crate::fleet::rows::OperationRow;
+use crate::fleet::rows::{OperationRow, VpsRow};
 use crate::fleet::{Caller, FleetError, view};
+
+/// Which operations are asked for.
+pub(super) struct OperationList {
+    vps: Option<VpsId>,
+    host: Option<HostKey>,
+    states: Vec<OperationState>,
+    kinds: Vec<String>,
+    tenant: Option<Name>,
+}
+
+impl List for OperationList {
+    const NAME: &'static str = "operations";
+    const FILTERS: &'static [Parameter] = &[
+        Parameter { name: "vps", about: "Only about this VPS, by id." },
+        Parameter { name: "host", about: "Only on this host, by id or name; not for a tenant's tokens." },
+        Parameter { name: "state", about: "Only in one of these states: `failed`, or `pending,running`." },
+        Parameter { name: "kind", about: "Only of one of these kinds: `create`, or `start,stop`." },
+        Parameter { name: "tenant", about: "Only about VPSs of this tenant." },
+    ];
+    const OF_FLEET: &'static [&'static str] = &["host"];
+    // Their ids are made in order of time.
+    const SORTS: &'static [&'static str] = &["created_at"];
+
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        let kinds =
+            given.text("kind").map(|text| text.split(',').map(|kind| kind.trim().to_owned()).collect());
+        Ok(Self {
+            vps: given.one("vps")?,
+            host: HostKey::read(given)?,
+            states: given.words("state")?,
+            kinds: kinds.unwrap_or_default(),
+            tenant: given.one("tenant")?,
+        })
+    }
+}
+
+impl OperationList {
+    fn fits(&self, sight: &Sight, host: Option<HostId>, row: &OperationRow) -> bool {
+        sight.caller.sees_operation(row)
+            && self.vps.is_none_or(|vps| row.vps == Some(vps))
+            && host.is_none_or(|host| row.host == Some(host))
+            && is_among(&self.states, || row.state)
+            && (self.kinds.is_empty() || self.kinds.contains(&row.kind))
+            && self.tenant.as_ref().is_none_or(|tenant| *tenant == row.tenant)
+    }
+}
+
+impl Rows for OperationList {
+    type Id = OperationId;
+    type View = OperationView;
+
+    fn part(
+        &self,
+        sight: &Sight,
+        part: &Part<OperationId>,
+    ) -> Result<Chosen<OperationView, OperationId>, ApiError> {
+        let (state, caller) = (sight.state.as_ref(), &sight.caller);
+        let host = self.host.as_ref().map(|host| host.id(sight));
+        let bounds = part.bounds(part.from_id());
+        // A tenant's callers are answered from their tenant's rows alone: what others do takes them no time.
+        let is_own = |vps: &VpsId| {
+            caller.tenant.is_none() || state.get::<VpsRow>(vps).is_some_and(|row| caller.sees_vps(row))
+        };
+        let vps = caller.vps.or(self.vps).filter(is_own);
+        let tenant = caller.tenant.as_ref().or(self.tenant.as_ref());
+        let ids: Box<dyn Iterator<Item = OperationId>> = match (vps, tenant) {
+            (Some(vps), _) => {
+                let within = move |id: &OperationId| std::ops::RangeBounds::contains(&bounds, id);
+                part.directed(state.operations_about(vps).filter(within))
+            }
+            (None, Some(tenant)) => {
+                let own = state.operations_of_tenant.get(tenant);
+                part.directed(own.into_iter().flat_map(move |ids| ids.range(bounds)).copied())
+            }
+            (None, None) => part.directed(state.operations.range(bounds).map(|(id, _)| *id)),
+        };
+        let rows = ids.filter_map(|id| state.get::<OperationRow>(&id));
+        let place = |row: &&OperationRow| Place { key: Key::Nothing, id: row.id };
+        Ok(part.walk(rows, |row| self.fits(sight, host, row), place).map(|row| shown(sight, row)))
+    }
+}
+
+/// An operation as the caller is shown it.
+fn shown(sight: &Sight, row: &OperationRow) -> OperationView {
+    let observation = row.host.and_then(|host| sight.observations.get(&host)).map(AsRef::as_ref);
+    let shown = view::operation_now(sight.app.fleet.catalogue(), row, observation, sight.now);
+    view::operation_for(sight.caller.sees_hosts(), shown)
+}
 
 /// Lists the operations, oldest first.
 #[utoipa::path(get, path = "/api/operations", tag = "operations", operation_id = "list_operations", params(PageQuery),
@@ -23,22 +112,9 @@ use crate::fleet::{Caller, FleetError, view};
 pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
-    paging: Paging,
+    query: Query<OperationList>,
 ) -> Result<Response, ApiError> {
-    let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
-    let (catalogue, now) = (app.fleet.catalogue(), clock::now());
-    paging.page(
-        "operations",
-        |from: Bound<OperationId>| {
-            let rows = state.operations.range((from, Bound::Unbounded)).map(|(_, stored)| &stored.row);
-            rows.filter(|row| caller.sees_operation(row))
-        },
-        |row| row.id,
-        |row| {
-            let observation = row.host.and_then(|host| observations.get(&host)).map(AsRef::as_ref);
-            view::operation_for(caller.sees_hosts(), view::operation_now(catalogue, row, observation, now))
-        },
-    )
+    list::answer(app, caller, &query)
 }
 
 /// Shows an operation.

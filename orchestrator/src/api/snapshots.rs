@@ -3,29 +3,66 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chom_protocol::api::Page;
 use chom_protocol::api::snapshots::{
-    AttachIso, CloneVps, Rescue, SnapshotAccepted, SnapshotView, TakeSnapshot,
+    AttachIso, CloneVps, Rescue, SnapshotAccepted, SnapshotState, SnapshotView, TakeSnapshot,
 };
 use chom_protocol::api::vps_servers::VpsAccepted;
+use chom_protocol::api::{Page, PageQuery};
 use chom_protocol::{SnapshotId, VpsId};
 
+use crate::api::list::{Given, Key, List, Parameter, Place, Query, is_among};
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowId, RowIds, RowKey};
 use crate::api::{App, answer, vps_servers};
 use crate::fleet::Caller;
 
+/// Which snapshots of a VPS are asked for.
+pub(super) struct SnapshotList {
+    states: Vec<SnapshotState>,
+    needle: Option<String>,
+}
+
+impl List for SnapshotList {
+    const NAME: &'static str = "snapshots";
+    const FILTERS: &'static [Parameter] = &[
+        Parameter { name: "state", about: "Only in one of these states: `ready`, or `missing,unknown`." },
+        Parameter { name: "q", about: "Only with this text in their name." },
+    ];
+    const SORTS: &'static [&'static str] = &["id", "name"];
+
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        Ok(Self { states: given.words("state")?, needle: given.needle("q") })
+    }
+}
+
 /// Lists the snapshots of a VPS, oldest first, and those that only its host knows.
 #[utoipa::path(get, path = "/api/vps-servers/{vps}/snapshots", tag = "Snapshots", operation_id = "list_snapshots",
-    params(("vps" = String, Path, description = "The VPS's id, or its name.")),
-    responses((status = 200, description = "All of them.", body = Page<SnapshotView>)))]
+    params(("vps" = String, Path, description = "The VPS's id, or its name."), PageQuery),
+    responses((status = 200, description = "A page of snapshots.", body = Page<SnapshotView>)))]
 pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
     key: RowKey<VpsId>,
+    query: Query<SnapshotList>,
 ) -> Result<Response, ApiError> {
     let vps = vps_servers::named(&app.fleet.state(), &caller, &key)?.spec.id;
-    Ok(answer::page(&Page { items: app.fleet.snapshots(vps)?, next_cursor: None }))
+    let SnapshotList { states, needle } = &query.list;
+    let is_called = |view: &SnapshotView, needle: &String| {
+        view.name.as_ref().is_some_and(|name| name.as_str().contains(needle))
+    };
+    let mut views = app.fleet.snapshots(vps)?;
+    views.retain(|view| {
+        is_among(states, || view.state) && needle.as_ref().is_none_or(|needle| is_called(view, needle))
+    });
+    let by_name = query.sort.by == "name";
+    let place = |view: &SnapshotView| Place {
+        key: match &view.name {
+            Some(name) if by_name => Key::Text(name.to_string().into()),
+            _ => Key::Nothing,
+        },
+        id: view.id,
+    };
+    Ok(query.answer(query.part()?.select(views.into_iter(), place)))
 }
 
 /// Takes a snapshot of a VPS's disk, as after a power cut; the VPS keeps running.

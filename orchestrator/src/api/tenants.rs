@@ -1,7 +1,5 @@
 //! Tenants and their quotas.
 
-use std::ops::Bound;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -9,11 +7,31 @@ use chom_protocol::Name;
 use chom_protocol::api::tenants::{CreateTenant, SetQuota, TenantView};
 use chom_protocol::api::{Page, PageQuery};
 
-use crate::api::page::{Paging, is_behind};
+use crate::api::list::{Chosen, Given, Key, List, Parameter, Place, Query};
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowName};
 use crate::api::{App, answer};
+use crate::fleet::rows::TenantRow;
 use crate::fleet::{Caller, tenants};
+
+/// Which tenants are asked for.
+pub(super) struct TenantList {
+    external_id: Option<String>,
+    needle: Option<String>,
+}
+
+impl List for TenantList {
+    const NAME: &'static str = "tenants";
+    const FILTERS: &'static [Parameter] = &[
+        Parameter { name: "external_id", about: "Only what another system calls by exactly this." },
+        Parameter { name: "q", about: "Only with this text in their name or external id." },
+    ];
+    const SORTS: &'static [&'static str] = &["name", "created_at"];
+
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        Ok(Self { external_id: given.text("external_id").map(str::to_owned), needle: given.needle("q") })
+    }
+}
 
 /// Lists the tenants.
 #[utoipa::path(get, path = "/api/tenants", tag = "tenants", operation_id = "list_tenants", params(PageQuery),
@@ -21,19 +39,29 @@ use crate::fleet::{Caller, tenants};
 pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
-    paging: Paging,
+    query: Query<TenantList>,
 ) -> Result<Response, ApiError> {
-    let all = tenants::all(&app.fleet.state());
-    paging.page(
-        "tenants",
-        |from: Bound<Name>| {
-            let shown = move |name: &Name| caller.sees_tenant(name) && is_behind(name, &from);
-            // One that is deleted meanwhile is not shown.
-            all.into_iter().filter(shown).filter_map(|name| app.fleet.tenant_view(&name).ok())
-        },
-        |view| view.name.clone(),
-        |view| view,
-    )
+    let state = app.fleet.state();
+    let TenantList { external_id, needle } = &query.list;
+    let has = |row: &TenantRow, needle: &String| {
+        row.name.as_str().contains(needle)
+            || row.external_id.as_ref().is_some_and(|id| id.to_lowercase().contains(needle))
+    };
+    let rows = tenants::all(&state)
+        .into_iter()
+        .filter(|name| caller.sees_tenant(name))
+        .filter_map(|name| tenants::get(&state, &name))
+        .filter(|row| external_id.is_none() || row.external_id == *external_id)
+        .filter(|row| needle.as_ref().is_none_or(|needle| has(row, needle)));
+    let by_time = query.sort.by == "created_at";
+    let place = |row: &TenantRow| Place {
+        key: if by_time { Key::time(row.created_at) } else { Key::Nothing },
+        id: row.name.clone(),
+    };
+    let chosen = query.part()?.select(rows, place);
+    // One that is deleted meanwhile is not shown.
+    let rows = chosen.rows.iter().filter_map(|row| app.fleet.tenant_view(&row.name).ok()).collect();
+    Ok(query.answer(Chosen { rows, next: chosen.next }))
 }
 
 /// Shows a tenant, with what it has.

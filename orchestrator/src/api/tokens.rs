@@ -1,19 +1,46 @@
 //! API tokens: made, listed, revoked. What a token says is shown once.
 
-use std::ops::Bound;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chom_protocol::TokenId;
-use chom_protocol::api::tokens::{CreateToken, TokenMade, TokenView};
+use chom_protocol::api::tokens::{CreateToken, Role, TokenMade, TokenView};
 use chom_protocol::api::{Page, PageQuery};
+use chom_protocol::{Name, TokenId, VpsId};
 
-use crate::api::page::Paging;
+use crate::api::list::{Given, Key, List, Parameter, Place, Query, is_among};
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowId};
 use crate::api::{App, answer};
 use crate::fleet::Caller;
+use crate::fleet::rows::TokenRow;
+
+/// Which tokens are asked for.
+pub(super) struct TokenList {
+    roles: Vec<Role>,
+    tenant: Option<Name>,
+    vps: Option<VpsId>,
+    needle: Option<String>,
+}
+
+impl List for TokenList {
+    const NAME: &'static str = "tokens";
+    const FILTERS: &'static [Parameter] = &[
+        Parameter { name: "role", about: "Only of one of these roles: `admin`, or `owner,member`." },
+        Parameter { name: "tenant", about: "Only of this tenant." },
+        Parameter { name: "vps", about: "Only those for this VPS, by id." },
+        Parameter { name: "q", about: "Only with this text in their name." },
+    ];
+    const SORTS: &'static [&'static str] = &["created_at", "name"];
+
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        Ok(Self {
+            roles: given.words("role")?,
+            tenant: given.one("tenant")?,
+            vps: given.one("vps")?,
+            needle: given.needle("q"),
+        })
+    }
+}
 
 /// Lists the tokens, oldest first.
 #[utoipa::path(get, path = "/api/tokens", tag = "tokens", operation_id = "list_tokens", params(PageQuery),
@@ -21,18 +48,27 @@ use crate::fleet::Caller;
 pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
-    paging: Paging,
+    query: Query<TokenList>,
 ) -> Result<Response, ApiError> {
     let state = app.fleet.state();
-    paging.page(
-        "tokens",
-        |from: Bound<TokenId>| {
-            let rows = state.tokens.range((from, Bound::Unbounded)).map(|(_, stored)| stored.row.as_ref());
-            rows.filter(|row| caller.sees_token(row))
-        },
-        |row| row.id,
-        |row| app.fleet.token_view(row),
-    )
+    let TokenList { roles, tenant, vps, needle } = &query.list;
+    let rows = state
+        .tokens
+        .values()
+        .map(|stored| stored.row.as_ref())
+        .filter(|row| caller.sees_token(row) && is_among(roles, || row.role))
+        .filter(|row| tenant.is_none() || row.tenant == *tenant)
+        .filter(|row| vps.is_none() || row.vps == *vps)
+        .filter(|row| needle.as_ref().is_none_or(|needle| row.name.as_str().contains(needle)));
+    let chosen = query.part()?.select(rows, place(query.sort.by == "name"));
+    Ok(query.answer(chosen.map(|row| app.fleet.token_view(row))))
+}
+
+fn place<'a>(by_name: bool) -> impl Fn(&&'a TokenRow) -> Place<'a, TokenId> {
+    move |row| Place {
+        key: if by_name { Key::text(&row.name) } else { Key::time(row.created_at) },
+        id: row.id,
+    }
 }
 
 /// Makes a token. The answer shows it, and nothing does again.

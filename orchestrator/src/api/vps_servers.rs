@@ -1,7 +1,5 @@
 //! VPSs: created, shown, switched, deleted, brought back, purged, held. Every change answers with the operation to wait for.
 
-use std::ops::Bound;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -9,9 +7,10 @@ use chom_protocol::VpsId;
 use chom_protocol::api::vps_servers::{CreatePlan, CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
 use chom_protocol::api::{Page, PageQuery};
 
-use crate::api::page::Paging;
+use crate::api::list::{self, Query};
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, Plannable, RowId, RowKey, Words};
+use crate::api::vps_list::VpsList;
 use crate::api::{App, answer};
 use crate::clock;
 use crate::fleet::rows::{VpsNameRow, VpsRow};
@@ -19,41 +18,15 @@ use crate::fleet::state::State as FleetState;
 use crate::fleet::vps::Action;
 use crate::fleet::{Caller, FleetError, RequestMark, view};
 
-/// Lists the VPSs, oldest first, deleted ones that are still kept included.
+/// Lists the VPSs, those by oldest id first, deleted ones that are still kept included.
 #[utoipa::path(get, path = "/api/vps-servers", tag = "VPSs", operation_id = "list_vps", params(PageQuery),
     responses((status = 200, description = "A page of VPSs.", body = Page<VpsView>)))]
 pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
-    paging: Paging,
+    query: Query<VpsList>,
 ) -> Result<Response, ApiError> {
-    let (state, observations) = (app.fleet.state(), app.fleet.observations().snapshot());
-    let (catalogue, now) = (app.fleet.catalogue(), clock::now());
-    paging.page(
-        "vps-servers",
-        |from: Bound<VpsId>| seen(&state, &caller, from),
-        |row| row.spec.id,
-        |row| {
-            let observation = observations.get(&row.host).map(AsRef::as_ref);
-            view::vps_for(caller.sees_hosts(), view::vps(&state, catalogue, row, observation, now))
-        },
-    )
-}
-
-/// The VPSs that are there for a caller, in order of id.
-fn seen<'a>(
-    state: &'a FleetState,
-    caller: &'a Caller,
-    from: Bound<VpsId>,
-) -> Box<dyn Iterator<Item = &'a VpsRow> + 'a> {
-    let range = (from, Bound::Unbounded);
-    match &caller.tenant {
-        None => Box::new(state.vps.range(range).map(|(_, stored)| stored.row.as_ref())),
-        Some(tenant) => {
-            let own = state.vps_of_tenant.get(tenant).into_iter().flat_map(move |ids| ids.range(range));
-            Box::new(own.filter_map(|id| state.get::<VpsRow>(id)).filter(|row| caller.sees_vps(row)))
-        }
-    }
+    list::answer(app, caller, &query)
 }
 
 /// The VPS of a path, by its id or its name in the caller's tenant. The gate has judged ids.

@@ -19,7 +19,7 @@ pub fn used(state: &State, tenant: &Name) -> QuotaUsed {
         used.cores += u64::from(cores);
         used.memory_bytes.0 += memory.0;
         used.disk_bytes.0 += row.spec.disk.0;
-        used.addresses += state.addresses_of_vps.get(id).map_or(0, |held| held.len() as u64);
+        used.addresses += state.addresses_of(*id).count() as u64;
         used.snapshots += state.snapshots_of(*id).count() as u64;
     }
     used

@@ -102,6 +102,12 @@ macro_rules! tables {
             pub vps_of_host: OrdMap<HostId, OrdSet<VpsId>>,
             /// The VPSs of each tenant.
             pub vps_of_tenant: OrdMap<Name, OrdSet<VpsId>>,
+            /// The VPSs of each region.
+            pub vps_of_region: OrdMap<Name, OrdSet<VpsId>>,
+            /// All VPSs by name.
+            pub vps_by_name: OrdSet<(Name, VpsId)>,
+            /// All VPSs by when they were made; an adopted one's id says nothing of that.
+            pub vps_by_age: OrdSet<(UnixMillis, VpsId)>,
             /// Tokens by what they hash to.
             pub token_of_hash: OrdMap<Sha256, TokenId>,
             /// What they hold.
@@ -110,10 +116,14 @@ macro_rules! tables {
             pub group_members: OrdMap<(Name, Name, HostId), u32>,
             /// Operations that have not ended, by host.
             pub open_operations: OrdSet<(HostId, OperationId)>,
+            /// The operations about a tenant's VPSs.
+            pub operations_of_tenant: OrdMap<Name, OrdSet<OperationId>>,
+            /// The operations about each VPS.
+            pub operations_of_vps: OrdSet<(VpsId, OperationId)>,
             /// The open operation of a VPS.
             pub operation_of_vps: OrdMap<VpsId, OperationId>,
             /// What each VPS holds of addresses and prefixes.
-            pub addresses_of_vps: OrdMap<VpsId, OrdSet<(Scope, IpNet)>>,
+            pub addresses_of_vps: OrdSet<(VpsId, Scope, IpNet)>,
             /// Hosts of the fleet by name.
             pub host_of_name: OrdMap<Name, HostId>,
             /// What becomes due, the earliest first.
@@ -274,6 +284,19 @@ impl State {
         self.vps_of_host.get(&host).into_iter().flatten().filter_map(|id| self.get::<VpsRow>(id))
     }
 
+    /// What a VPS holds of addresses and prefixes.
+    pub fn addresses_of(&self, vps: VpsId) -> impl Iterator<Item = &AddressRow> {
+        let first = (vps, Scope::Host(HostId::new(uuid::Uuid::nil())), IpNet::default());
+        let own = self.addresses_of_vps.range(first..).take_while(move |(of, ..)| *of == vps);
+        own.filter_map(|(_, scope, held)| self.get::<AddressRow>(&(scope.clone(), *held)))
+    }
+
+    /// The operations about a VPS, oldest first.
+    pub fn operations_about(&self, vps: VpsId) -> impl DoubleEndedIterator<Item = OperationId> {
+        let (first, last) = (OperationId::new(uuid::Uuid::nil()), OperationId::new(uuid::Uuid::max()));
+        self.operations_of_vps.range((vps, first)..=(vps, last)).map(|(_, id)| *id)
+    }
+
     /// The snapshots of a VPS, oldest first.
     pub fn snapshots_of(&self, vps: VpsId) -> impl Iterator<Item = &SnapshotRow> {
         let (first, last) = (SnapshotId::new(uuid::Uuid::nil()), SnapshotId::new(uuid::Uuid::max()));
@@ -358,12 +381,10 @@ fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
         if let Some(ids) = state.vps_of_host.get_mut(&row.host) {
             ids.remove(&row.spec.id);
         }
-        if let Some(ids) = state.vps_of_tenant.get_mut(&row.spec.tenant) {
-            ids.remove(&row.spec.id);
-            if ids.is_empty() {
-                state.vps_of_tenant.remove(&row.spec.tenant);
-            }
-        }
+        leave(&mut state.vps_of_tenant, &row.spec.tenant, &row.spec.id);
+        leave(&mut state.vps_of_region, &row.region, &row.spec.id);
+        state.vps_by_name.remove(&(row.spec.name.clone(), row.spec.id));
+        state.vps_by_age.remove(&(row.created_at, row.spec.id));
         if let Some(key) = group_of(row) {
             match state.group_members.get(&key).copied() {
                 Some(count) if count > 1 => state.group_members.insert(key, count - 1),
@@ -381,8 +402,21 @@ fn index_vps(state: &mut State, old: Option<&VpsRow>, new: Option<&VpsRow>) {
         state.held.insert(row.host, held);
         state.vps_of_host.entry(row.host).or_default().insert(row.spec.id);
         state.vps_of_tenant.entry(row.spec.tenant.clone()).or_default().insert(row.spec.id);
+        state.vps_of_region.entry(row.region.clone()).or_default().insert(row.spec.id);
+        state.vps_by_name.insert((row.spec.name.clone(), row.spec.id));
+        state.vps_by_age.insert((row.created_at, row.spec.id));
         if let Some(key) = group_of(row) {
             *state.group_members.entry(key).or_default() += 1;
+        }
+    }
+}
+
+/// Takes an id out of a set that goes with its last one.
+fn leave<K: Ord + Clone, I: Ord + Clone>(sets: &mut OrdMap<K, OrdSet<I>>, of: &K, id: &I) {
+    if let Some(ids) = sets.get_mut(of) {
+        ids.remove(id);
+        if ids.is_empty() {
+            sets.remove(of);
         }
     }
 }
@@ -402,16 +436,11 @@ pub(super) fn promised(row: &VpsRow) -> (u32, Bytes) {
 }
 
 fn index_address(state: &mut State, old: Option<&AddressRow>, new: Option<&AddressRow>) {
-    if let Some(row) = old
-        && let Some(ids) = state.addresses_of_vps.get_mut(&row.vps)
-    {
-        ids.remove(&row.id());
-        if ids.is_empty() {
-            state.addresses_of_vps.remove(&row.vps);
-        }
+    if let Some(row) = old {
+        state.addresses_of_vps.remove(&(row.vps, row.scope.clone(), row.held));
     }
     if let Some(row) = new {
-        state.addresses_of_vps.entry(row.vps).or_default().insert(row.id());
+        state.addresses_of_vps.insert((row.vps, row.scope.clone(), row.held));
     }
 }
 
@@ -419,6 +448,7 @@ fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&O
     index_deadline(state, old, new, |row| {
         (!row.state.is_final()).then_some((row.deadline, Deadline::Operation(row.id)))
     });
+    index_history(state, old, new);
     if let Some(row) = old {
         if let Some(host) = row.host {
             state.open_operations.remove(&(host, row.id));
@@ -434,5 +464,24 @@ fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&O
         if let Some(vps) = row.vps {
             state.operation_of_vps.insert(vps, row.id);
         }
+    }
+}
+
+/// Whose and about what all operations are, ended ones included. Neither changes while an operation is there.
+fn index_history(state: &mut State, old: Option<&OperationRow>, new: Option<&OperationRow>) {
+    match (old, new) {
+        (None, Some(row)) => {
+            if let Some(vps) = row.vps {
+                state.operations_of_vps.insert((vps, row.id));
+                state.operations_of_tenant.entry(row.tenant.clone()).or_default().insert(row.id);
+            }
+        }
+        (Some(row), None) => {
+            if let Some(vps) = row.vps {
+                state.operations_of_vps.remove(&(vps, row.id));
+                leave(&mut state.operations_of_tenant, &row.tenant, &row.id);
+            }
+        }
+        _ => {}
     }
 }

@@ -72,6 +72,19 @@ pub fn vps(
     }
 }
 
+/// What a VPS does, as far as can be known.
+#[must_use]
+pub fn vps_state(
+    catalogue: &Catalogue,
+    row: &VpsRow,
+    observation: Option<&Observation>,
+    now: UnixMillis,
+) -> VpsState {
+    let seen = health::is_seen(observation, catalogue.unreachable_after_seconds, now);
+    let status = observation.filter(|_| seen).and_then(|seen| seen.status.as_ref());
+    status.and_then(|status| status.vps.get(&row.spec.id)).map_or(VpsState::Unknown, |vps| vps.state)
+}
+
 fn observed(
     catalogue: &Catalogue,
     row: &VpsRow,

@@ -197,6 +197,43 @@ async fn names_lists_and_bodies_lead_to_nothing_foreign() {
 }
 
 #[tokio::test]
+async fn filters_and_orders_tell_a_tenant_nothing_of_hosts_or_of_others() {
+    let api = Api::new().await;
+    let host = api.world.host("secret-host", "us-east", 10).await;
+    let (own, foreign) = (Rows::of(&api, "acme").await, Rows::of(&api, "foreign").await);
+    let token = api.token_of(Role::Owner);
+    let asked = async |path: &str| with(&api, token, Method::GET, path, "").await;
+    for list in ["/api/vps-servers", "/api/operations"] {
+        let there = asked(&format!("{list}?host={host}")).await;
+        let nowhere = asked(&format!("{list}?host=nowhere")).await;
+        assert_eq!(there.status, StatusCode::BAD_REQUEST, "{there:?}");
+        assert_eq!(there.body, nowhere.body, "the same for every host");
+        assert!(!there.problem().detail.contains("`host`,"), "it is not offered: {there:?}");
+        for filter in
+            ["sort=-created_at", "region=us-east", "tenant=acme", "tenant=foreign", "q=foreign", "vps=ID"]
+        {
+            let filter = filter.replace("ID", &foreign.vps);
+            let answer = asked(&format!("{list}?{filter}&limit=1")).await;
+            let text = String::from_utf8_lossy(&answer.body).replace("`foreign`", "");
+            assert!(!text.contains("foreign") && !text.contains(&foreign.vps), "{filter}: {answer:?}");
+            assert!(
+                answer.status != StatusCode::OK || answer.json()["next_cursor"].is_null(),
+                "{filter}: {answer:?}"
+            );
+        }
+    }
+    for filter in ["tenant=foreign", "q=foreign"] {
+        let (theirs, none) = (
+            asked(&format!("/api/vps-servers?{filter}")).await,
+            asked(&format!("/api/vps-servers?{}", filter.replace("foreign", "nobody"))).await,
+        );
+        assert_eq!(theirs.body, none.body, "{filter}");
+    }
+    let listed = asked("/api/vps-servers?sort=name&fields=id,host").await.json();
+    assert_eq!(listed["items"], serde_json::json!([{"id": own.vps}]), "and no host");
+}
+
+#[tokio::test]
 async fn a_token_for_one_vps_meets_that_one_alone() {
     let api = Api::new().await;
     api.world.host("h1", "us-east", 10).await;

@@ -84,8 +84,7 @@ pub(super) fn exhausted(network: &NetworkRow, pools: &[&PoolRow]) -> FleetError 
 
 /// Everything that a VPS holds.
 pub(super) fn held_by(state: &State, vps: VpsId) -> Vec<AddressRow> {
-    let ids = state.addresses_of_vps.get(&vps).into_iter().flatten();
-    ids.filter_map(|id| state.get::<AddressRow>(id)).cloned().collect()
+    state.addresses_of(vps).cloned().collect()
 }
 
 /// Frees something, and remembers who had it.
