@@ -75,7 +75,7 @@ impl Rows for AlertList {
         };
         let views = AlertViews::of(&sight.state);
         let chosen = if by == "id" {
-            let rows = sight.state.alerts.range(part.bounds(part.from_id()));
+            let rows = sight.state.alerts.range(part.bounds(part.start_id()));
             part.walk(part.directed(rows.map(|(_, stored)| stored.row.as_ref())), fits, place)
         } else {
             part.select(sight.state.alerts.values().map(|stored| stored.row.as_ref()).filter(fits), place)

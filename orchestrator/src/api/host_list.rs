@@ -90,7 +90,7 @@ impl Rows for HostList {
         let fits = |row: &&HostRow| self.fits(sight, row);
         let place = place(part.sort.by);
         let chosen = if part.sort.by == "id" {
-            let rows = sight.state.hosts.range(part.bounds(part.from_id()));
+            let rows = sight.state.hosts.range(part.bounds(part.start_id()));
             part.walk(part.directed(rows.map(|(_, stored)| stored.row.as_ref())), fits, place)
         } else {
             part.select(sight.state.hosts.values().map(|stored| stored.row.as_ref()).filter(fits), place)

@@ -340,7 +340,7 @@ impl<I: Ord + Clone> Part<I> {
     }
 
     /// Its id alone, where rows are sorted by nothing else.
-    pub(super) fn from_id(&self) -> Option<I> {
+    pub(super) fn start_id(&self) -> Option<I> {
         self.from.as_ref().map(|place| place.id.clone())
     }
 
@@ -467,7 +467,7 @@ mod tests {
             gone in prop::collection::vec(0..40_u16, 0..10),
             come in prop::collection::vec((0..4_u8, 40..60_u16), 0..10),
         ) {
-            let fits = |row: &(u8, u16)| row.1 % 3 != 0;
+            let fits = |row: &(u8, u16)| !row.1.is_multiple_of(3);
             let sort = Sort { by: "key", descending };
             let (mut part, mut found) = (Part { from: None, sort, limit }, Vec::new());
             let mut now = rows.clone();
@@ -508,7 +508,7 @@ mod tests {
         let (mut found, mut pages) = (Vec::new(), 0);
         let count = LOOKED_AT_MAX as u64 * 3;
         loop {
-            let from = part.from_id().map_or(0, |last| last + 1);
+            let from = part.start_id().map_or(0, |last| last + 1);
             let chosen =
                 part.walk(from..count, |row| row % 9_999 == 1, |row| Place { key: Key::Nothing, id: *row });
             (pages, part.from) = (pages + 1, chosen.next);

@@ -75,7 +75,7 @@ impl Rows for OperationList {
     ) -> Result<Chosen<OperationView, OperationId>, ApiError> {
         let (state, caller) = (sight.state.as_ref(), &sight.caller);
         let host = self.host.as_ref().map(|host| host.id(sight));
-        let bounds = part.bounds(part.from_id());
+        let bounds = part.bounds(part.start_id());
         // A tenant's callers are answered from their tenant's rows alone: what others do takes them no time.
         let is_own = |vps: &VpsId| {
             caller.tenant.is_none() || state.get::<VpsRow>(vps).is_some_and(|row| caller.sees_vps(row))

@@ -152,7 +152,7 @@ impl VpsList {
         let row = |id: &VpsId| state.get::<VpsRow>(id);
         let set = self.set(sight, host);
         if by == "id" {
-            let bounds = part.bounds(part.from_id());
+            let bounds = part.bounds(part.start_id());
             return Ok(match &set {
                 Some(set) => part.walk(set.directed(part, bounds).filter_map(|id| row(&id)), fits, place),
                 None => {

@@ -276,13 +276,13 @@ async fn a_page_that_cannot_be_given_is_refused() {
     "#]]
     .assert_eq(&rendered(&api.get("/api/hosts?limit=0").await));
     expect![[r#"
-        400 /problems/malformed: lists know no parameter `offset`; they take `limit` and `cursor`
+        400 /problems/malformed: lists know no parameter `offset`; they take `limit`, `fields`, `region`, `state`, `cordoned`, `label`, `q`, `sort` and `cursor`
           at offset
     "#]]
     .assert_eq(&rendered(&api.get("/api/hosts?offset=3").await));
     let other = data_encoding::BASE64URL_NOPAD.encode(b"operations 0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e");
     expect![[r#"
-        400 /problems/malformed: this cursor is not one of this list; take `next_cursor` of the page before, or begin without one
+        400 /problems/malformed: this cursor is not one of this list in this order; take `next_cursor` of the page before, or begin without one
           at cursor
     "#]].assert_eq(&rendered(&api.get(&format!("/api/hosts?cursor={other}")).await));
 }
