@@ -12,6 +12,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::AuditLog;
 use crate::console::Consoles;
 use crate::fleet::Fleet;
 use crate::history::History;
@@ -23,6 +24,7 @@ use crate::store::Store;
 mod adoptions;
 mod alerts;
 mod answer;
+mod audit;
 mod auth;
 mod authorities;
 mod catalogue;
@@ -41,6 +43,7 @@ mod operations;
 mod page;
 mod problem;
 mod refusals;
+mod refused;
 mod request;
 mod server;
 mod smtp;
@@ -79,6 +82,8 @@ pub struct App {
     document: Bytes,
     rules: Arc<auth::Rules>,
     shapes: Arc<fields::Shapes>,
+    audit: Arc<AuditLog>,
+    audit_readers: Arc<audit::Readers>,
 }
 
 impl App {
@@ -92,6 +97,7 @@ impl App {
         notifier: Notifier,
         images: Arc<ImageFolder>,
         consoles: Consoles,
+        audit: Arc<AuditLog>,
     ) -> Self {
         let stop = consoles.stop();
         Self {
@@ -108,6 +114,8 @@ impl App {
             document: Bytes::new(),
             rules: Arc::default(),
             shapes: Arc::default(),
+            audit,
+            audit_readers: Arc::new(audit::readers()),
         }
     }
 }
@@ -140,6 +148,8 @@ fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     router
         .routes(routes!(alerts::list))
         .routes(routes!(alerts::notifications))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::chain))
         .routes(routes!(smtp::configure))
         .routes(routes!(smtp::test))
         .routes(routes!(smtp::show))

@@ -45,6 +45,9 @@ pub struct Config {
     /// Days for which a deleted VPS is kept.
     #[serde(default = "default_retention_days")]
     pub retention_days: u32,
+    /// Days for which entries of the audit log are kept.
+    #[serde(default = "default_audit_days")]
+    pub audit_days: u32,
     /// A host not heard of for so long is unreachable.
     #[serde(default = "default_unreachable_after_seconds")]
     pub unreachable_after_seconds: u32,
@@ -284,6 +287,11 @@ fn default_listen_api() -> SocketAddr {
 fn default_listen_link() -> SocketAddr {
     (std::net::Ipv6Addr::UNSPECIFIED, 8440).into()
 }
+/// A year is what auditors ask for, and a month to look back at its end.
+const fn default_audit_days() -> u32 {
+    400
+}
+
 const fn default_retention_days() -> u32 {
     7
 }

@@ -16,12 +16,14 @@ use crate::store::seal::{MasterKey, SealError};
 use crate::store::{Revision, Store};
 
 mod adopt;
+pub mod audit;
 pub mod authority;
 pub mod catalogue;
 mod clone;
 pub mod consoles;
 mod decider;
 pub mod decision;
+mod denials;
 pub mod error;
 pub mod events;
 pub mod hosts;
@@ -56,9 +58,11 @@ pub use decider::LoadError;
 pub use decision::Decision;
 pub use error::{ErrorKind, FleetError};
 
+use audit::{Actor, Origin};
 use authority::Authorities;
 use catalogue::Catalogue;
 use decider::{Decider, Mutation, Published, Typed};
+pub use denials::Denial;
 use events::EventRing;
 use observed::{Observation, Observations};
 use rows::{IdempotencyRow, OperationRow, TokenRow, VpsRow};
@@ -80,6 +84,8 @@ pub struct Caller {
     pub tenant: Option<Name>,
     /// The VPS that alone it meets.
     pub vps: Option<VpsId>,
+    /// Where its request comes from, for the audit trail.
+    pub origin: Origin,
 }
 
 impl Caller {
@@ -183,6 +189,7 @@ struct Inner {
     followed: Mutex<rotation::Rows>,
     rankings: room::Rankings,
     token_uses: tokens::Uses,
+    denials: denials::Denials,
     started_at: UnixMillis,
 }
 
@@ -238,6 +245,7 @@ impl Fleet {
             followed,
             rankings: room::Rankings::default(),
             token_uses: tokens::Uses::default(),
+            denials: denials::Denials::default(),
             started_at: now,
         };
         Ok((Self(Arc::new(inner)), task))
@@ -294,6 +302,23 @@ impl Fleet {
         answer.await.map_err(|_| FleetError::Closed)?
     }
 
+    /// The same for a caller, who stands in the audit trail with token, address and reason.
+    ///
+    /// # Errors
+    /// As [`Fleet::decide`].
+    pub async fn decide_for<T, F>(&self, caller: &Caller, decide: F) -> Result<(T, Revision), FleetError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Decision) -> Result<T, FleetError> + Send + 'static,
+    {
+        let actor = Actor::of(caller);
+        let decide = move |decision: &mut Decision| {
+            decision.actor = actor;
+            decide(decision)
+        };
+        self.decide(Arc::clone(&caller.name), decide).await
+    }
+
     /// A mutation that a caller asked for: applied once for each idempotency key.
     ///
     /// # Errors
@@ -319,7 +344,7 @@ impl Fleet {
             Ok(value)
         };
         let outcome = self
-            .decide(Arc::clone(&caller.name), move |decision| {
+            .decide_for(caller, move |decision| {
                 decision.sees_hosts = sees_hosts;
                 let Some((key, request)) = mark.idempotency.clone() else {
                     return decide(decision, &mark).map(|value| Done { value, replayed: false });

@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod api;
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod console;

@@ -44,6 +44,10 @@ pub enum Subject {
     Tenant,
     /// API tokens.
     Token,
+    /// Who did what.
+    Audit,
+    /// The log of all of it, with its hashes.
+    AuditChain,
 }
 
 /// How much.
@@ -111,6 +115,8 @@ const ROLES: &[(Subject, &str, [Option<Access>; Role::ALL.len()])] = &[
     (Subject::Metrics, "metrics", [R, R, R, N, N, N]),
     (Subject::Tenant, "tenant", [C, R, R, R, R, R]),
     (Subject::Token, "token", [C, R, R, C, N, N]),
+    (Subject::Audit, "audit", [R, R, R, R, N, N]),
+    (Subject::AuditChain, "audit-chain", [R, R, R, N, N, N]),
 ];
 
 /// What each route needs, by its operation id in the OpenAPI document. A route that is not here is answered with an error.
@@ -199,6 +205,8 @@ const ROUTES: &[(&str, Needs)] = &[
     ("show_operation", read(Subject::Operation)),
     ("cancel_operation", change(Subject::Operation)),
     ("watch_events", read(Subject::Event)),
+    ("list_audit", read(Subject::Audit)),
+    ("read_audit_chain", read(Subject::AuditChain)),
     ("list_alerts", read(Subject::Alert)),
     ("list_notifications", read(Subject::Alert)),
     ("show_smtp", read(Subject::Mail)),

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::alerts::{Alerting, AlertingSettings};
 use crate::api::{self, ApiCertificateError, App, CertificateKeeper};
+use crate::audit::{self, AuditLog};
 use crate::config::Config;
 use crate::console::Consoles;
 use crate::fleet::catalogue::{Catalogue, Overcommit, Size};
@@ -67,6 +68,12 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The audit log.
+    #[error("the folder `audit` in the state folder cannot be used")]
+    Audit(#[source] io::Error),
+    /// What stands in it.
+    #[error("the audit log cannot be taken up")]
+    AuditKeeper(#[from] audit::keeper::AuditError),
     /// The API's certificate.
     #[error(transparent)]
     ApiCertificate(#[from] ApiCertificateError),
@@ -136,6 +143,10 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     // same thread of the runtime would wait for it.
     let (runtime, stop) = (tokio::runtime::Handle::current(), core.stop());
     core.service("decider", aside(move || runtime.block_on(decider.run(stop))));
+    // Before anything changes the store: entries get numbers behind all that stand in the log.
+    let log = Arc::new(AuditLog::open(&config.state_directory.join("audit")).map_err(RunError::Audit)?);
+    let audit = audit::Keeper::start(fleet.clone(), Arc::clone(&log), config.audit_days).await?;
+    edges.service("audit", audit.run(edges.stop()));
     // Before anything is served, so that what is wrong with it is said at the start.
     let certificate = CertificateKeeper::new(config, fleet.clone())?;
     let api = bind_api(config.listen_api).await?;
@@ -157,13 +168,19 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     })?;
     let running =
         Running { fleet, store, master_key: master, history, link, link_address, api_address, edges, core };
-    running.start_services(config, api, certificate);
+    running.start_services(config, api, certificate, log);
     Ok(running)
 }
 
 impl Running {
     /// What runs beside the link. Each part has its line here.
-    fn start_services(&self, config: &Config, api: TcpListener, certificate: CertificateKeeper) {
+    fn start_services(
+        &self,
+        config: &Config,
+        api: TcpListener,
+        certificate: CertificateKeeper,
+        audit: Arc<AuditLog>,
+    ) {
         let Self { fleet, store, history, master_key, link, edges, .. } = self;
         let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
         let consoles = Consoles::new(fleet.clone(), Arc::clone(&link.sessions), edges.clone());
@@ -174,6 +191,7 @@ impl Running {
             notifier.clone(),
             Arc::clone(&link.images),
             consoles,
+            audit,
         );
         let in_use = certificate.in_use();
         let settings = AlertingSettings::of(config);

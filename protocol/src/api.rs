@@ -3,6 +3,7 @@
 
 pub mod adoption;
 pub mod alerts;
+pub mod audit;
 pub mod authorities;
 pub mod catalogue;
 pub mod console;

@@ -1,6 +1,7 @@
 //! CHOM's contracts: all that crosses a process boundary. Pure data and codecs; nothing here does I/O, reads a clock or spawns.
 
 pub mod api;
+pub mod audit;
 pub mod foreign;
 pub mod helper;
 pub mod host;

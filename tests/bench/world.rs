@@ -180,6 +180,7 @@ pub(crate) fn caller() -> Caller {
         role: Role::Admin,
         tenant: None,
         vps: None,
+        origin: Default::default(),
     }
 }
 

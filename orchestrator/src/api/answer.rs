@@ -110,6 +110,7 @@ impl Row for VpsNetworkView {
     }
 }
 
+impl Row for chom_protocol::api::audit::AuditChain {}
 impl Row for chom_protocol::api::vps_servers::CreatePlan {}
 impl Row for chom_protocol::api::adoption::AdoptPlan {}
 impl Row for chom_protocol::api::adoption::AdoptPlans {}

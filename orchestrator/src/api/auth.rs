@@ -8,17 +8,18 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use chom_protocol::UnixMillis;
 use utoipa::openapi::OpenApi;
 
 use crate::api::problem::{ApiError, Kind};
+use crate::api::refused::{Attempt, Foreign, origin};
 use crate::api::{App, document};
 use crate::clock;
 use crate::fleet::rows::{OperationRow, TokenRow, VpsRow};
 use crate::fleet::state::State as FleetState;
 use crate::fleet::tokens::{TOKEN_PREFIX, authenticate};
-use crate::fleet::{Caller, FleetError};
+use crate::fleet::{Caller, FleetError, tenants};
 use crate::permission::{self, Needs};
 
 /// Longest credentials that are looked at; a token has 52 characters.
@@ -42,12 +43,16 @@ impl Rules {
     }
 }
 
-/// The one place where callers are let in: before any handler of a route runs, its row of the permission table is asked.
-pub(super) async fn gate(
-    State(app): State<App>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
+/// The one place where callers are let in: before any handler of a route runs, its row of the permission table is asked. What
+/// is refused here or behind it is noted for the audit trail.
+pub(super) async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
+    let attempt = Attempt::of(&request);
+    let response = judge(&app, request, next).await.into_response();
+    attempt.note_refusal(&app, &response);
+    response
+}
+
+async fn judge(app: &App, mut request: Request, next: Next) -> Result<Response, ApiError> {
     // The router answers HEAD by what GET would.
     let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
@@ -60,16 +65,22 @@ pub(super) async fn gate(
         Some(Some(Needs::Permission(permission) | Needs::PermissionOrTicket(permission))) => *permission,
         Some(None) => return Err(no_rule()),
     };
-    let caller = caller(request.headers(), &app)?;
+    let mut caller = caller(request.headers(), app)?;
+    caller.origin = origin(&request)?;
     app.fleet.note_token_use(caller.token, clock::now());
     if caller.tenant.is_some() {
         // Whose a row is goes before what may be done to it: what is not the caller's does not exist.
         let (mut parts, body) = request.into_parts();
-        let named = RawPathParams::from_request_parts(&mut parts, &app).await;
+        let named = RawPathParams::from_request_parts(&mut parts, app).await;
         let named = named.map_err(|_| ApiError::new(Kind::Malformed, "the path is no UTF-8 text"))?;
         let state = app.fleet.state();
-        if let Some(hidden) = named.iter().find_map(|(kind, text)| hidden(&state, &caller, kind, text)) {
-            return Err(hidden.into());
+        let hidden = |(kind, text)| Some((hidden(&state, &caller, kind, text)?, exists(&state, kind, text)));
+        if let Some((error, is_foreign)) = named.iter().find_map(hidden) {
+            let mut response = ApiError::from(error).into_response();
+            if is_foreign {
+                response.extensions_mut().insert(Foreign);
+            }
+            return Ok(response);
         }
         request = Request::from_parts(parts, body);
     }
@@ -108,6 +119,17 @@ fn hidden(state: &FleetState, caller: &Caller, kind: &str, text: &str) -> Option
         _ => return None,
     };
     (!is_seen).then(|| FleetError::not_found(what, text))
+}
+
+/// Whether a row that a path names is there at all.
+fn exists(state: &FleetState, kind: &str, text: &str) -> bool {
+    match kind {
+        "vps" => text.parse().is_ok_and(|id| state.get::<VpsRow>(&id).is_some()),
+        "operation" => text.parse().is_ok_and(|id| state.get::<OperationRow>(&id).is_some()),
+        "token" => text.parse().is_ok_and(|id| state.get::<TokenRow>(&id).is_some()),
+        "tenant" => text.parse().is_ok_and(|name| tenants::check(state, &name).is_ok()),
+        _ => false,
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {

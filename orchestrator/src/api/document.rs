@@ -92,6 +92,10 @@ fn take_headers(operation: &mut Operation) {
         )
         .into(),
     );
+    parameters.push(
+        header("X-Chom-Reason", "Why the change is made, for the audit trail: 1 to 300 characters, UTF-8.")
+            .into(),
+    );
 }
 
 fn header(name: &str, description: &str) -> Parameter {

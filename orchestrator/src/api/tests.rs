@@ -1,5 +1,6 @@
 //! The API as a client meets it: requests against the router, on a real fleet with a real store.
 
+mod audit;
 mod bad_input;
 mod document;
 mod events;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 
 use super::envelope::SECURITY_HEADERS;
 use super::{App, router};
+use crate::audit::AuditLog;
 use crate::clock;
 use crate::console::Consoles;
 use crate::fleet::Fleet;
@@ -50,6 +52,7 @@ struct Api {
     router: Router,
     store: Arc<dyn Store>,
     images: Arc<ImageFolder>,
+    audit: Arc<AuditLog>,
     stop: Supervisor,
     /// A good token, and one that has expired.
     token: String,
@@ -96,6 +99,11 @@ fn consoles(fleet: &Fleet, stop: &Supervisor) -> Consoles {
     Consoles::new(fleet.clone(), Arc::default(), stop.clone())
 }
 
+/// The audit log of a world.
+fn log(world: &World) -> Arc<AuditLog> {
+    Arc::new(AuditLog::open(&world.folder.path().join("audit")).unwrap())
+}
+
 impl Api {
     async fn new() -> Self {
         let folder = World::new().await.end().await;
@@ -118,6 +126,7 @@ impl Api {
         let world = World::start(folder, Arc::clone(&store), catalogue()).await;
         let (stop, history) = (Supervisor::new(), Arc::new(History::default()));
         let notifier = notifier(&world.fleet);
+        let audit = log(&world);
         let images = Arc::new(ImageFolder::new(world.folder.path()));
         images.take_rows(std::iter::empty()).unwrap();
         let app = App::new(
@@ -127,8 +136,9 @@ impl Api {
             notifier,
             Arc::clone(&images),
             consoles(&world.fleet, &stop),
+            Arc::clone(&audit),
         );
-        Self { world, router: router(app), store, images, stop, token, expired, tokens }
+        Self { world, router: router(app), store, images, audit, stop, token, expired, tokens }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -319,6 +329,7 @@ async fn a_handler_that_panics_is_answered_with_a_problem() {
         notifier,
         Arc::new(ImageFolder::new(api.world.folder.path())),
         consoles(&api.world.fleet, &api.stop),
+        log(&api.world),
     );
     let broken =
         Router::new().route("/broken", axum::routing::get(|| async { panic!("on purpose") as &str }));
@@ -434,6 +445,7 @@ async fn an_orchestrator_whose_store_has_failed_is_not_ready_and_says_what_to_do
         notifier,
         Arc::new(ImageFolder::new(api.world.folder.path())),
         consoles(&api.world.fleet, &api.stop),
+        log(&api.world),
     );
     let api = Api { router: router(app), ..api };
     let answer = api.get("/readyz").await;

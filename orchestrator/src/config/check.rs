@@ -51,6 +51,7 @@ fn times(config: &Config) -> Option<Problem> {
         (value < least).then(|| (key, format!("{value} is too short; give at least {least}")))
     };
     at_least("retention_days", config.retention_days, 1)
+        .or_else(|| at_least("audit_days", config.audit_days, 1))
         .or_else(|| at_least("unreachable_after_seconds", config.unreachable_after_seconds, 1))
         .or_else(|| at_least("operation_seconds_max", config.operation_seconds_max, 1))
         .or_else(|| at_least("overcommit.cores_per_core", config.overcommit.cores_per_core, 1))

@@ -73,6 +73,7 @@ mod tests {
             role: Role::Admin,
             tenant: None,
             vps: None,
+            origin: Default::default(),
         }
     }
 

@@ -63,7 +63,7 @@ impl Fleet {
         action: &'static str,
         target: String,
     ) -> Result<(), FleetError> {
-        let noted = self.decide(caller.name.clone(), move |decision| decision.audit(action, target)).await;
+        let noted = self.decide_for(caller, move |decision| decision.audit(action, target)).await;
         noted.map(|((), _)| ())
     }
 
@@ -100,7 +100,7 @@ impl Fleet {
     /// When it could not be stored.
     pub async fn undo_reset(&self, caller: &Caller, mark: RequestMark, vps: VpsId) -> Result<(), FleetError> {
         let token = caller.token;
-        let undone = self.decide(caller.name.clone(), move |decision| {
+        let undone = self.decide_for(caller, move |decision| {
             if let Some((key, _)) = &mark.idempotency {
                 decision.delete::<IdempotencyRow>(&Sha256::of(format!("{token} {key}").as_bytes()));
             }

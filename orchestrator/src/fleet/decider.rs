@@ -167,7 +167,10 @@ impl Decider {
             mutation.answer(Err(error));
             return;
         }
-        let Decided { after, commit, hosts, events } = decision.finish();
+        let Decided { after, commit, hosts, events } = match decision.finish() {
+            Ok(decided) => decided,
+            Err(error) => return mutation.answer(Err(error)),
+        };
         if commit.puts.is_empty() && commit.deletes.is_empty() {
             let (after, commit) = (Arc::clone(&self.ahead), None);
             let hosts = hosts.into_iter().collect();

@@ -8,10 +8,14 @@ use chom_protocol::api::events::Event;
 use chom_protocol::{HostId, OperationId, UnixMillis};
 use uuid::Uuid;
 
+use crate::fleet::audit::{self, Actor, Note, Rows};
 use crate::fleet::error::FleetError;
-use crate::fleet::rows::{AuditRow, HostRow};
-use crate::fleet::state::{State, Table};
+use crate::fleet::rows::HostRow;
+use crate::fleet::state::{State, Stored, Table};
 use crate::store::{Commit, Expect, Guard, Key, Revision, record};
+
+/// Entries of the audit trail in one commit: half of its 128 changes.
+const NOTES_MAX: usize = 64;
 
 /// A mutation being decided.
 pub struct Decision {
@@ -23,15 +27,17 @@ pub struct Decision {
     pub(super) operation: Option<OperationId>,
     /// Whether whoever asked is told on which hosts things stand.
     pub(super) sees_hosts: bool,
-    actor: Arc<str>,
+    pub(super) actor: Actor,
     changes: BTreeMap<Key, Change>,
     hosts: BTreeSet<HostId>,
     events: Vec<Event>,
+    notes: Vec<Note>,
 }
 
 struct Change {
     before: Option<Revision>,
     value: Option<Arc<str>>,
+    rows: Rows,
 }
 
 /// What a decision leaves behind.
@@ -52,10 +58,11 @@ impl Decision {
             now,
             operation: None,
             sees_hosts: true,
-            actor,
+            actor: Actor::named(actor),
             changes: BTreeMap::new(),
             hosts: BTreeSet::new(),
             events: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -70,7 +77,7 @@ impl Decision {
     /// Who asked for it.
     #[must_use]
     pub fn actor(&self) -> &str {
-        &self.actor
+        &self.actor.name
     }
 
     /// The store's epoch.
@@ -86,26 +93,33 @@ impl Decision {
     pub fn put<R: Table>(&mut self, row: R) -> Result<(), FleetError> {
         let id = row.id();
         let value = record::encode(&row)?;
-        self.change::<R>(&id, Some(value));
+        let old = R::rows(&self.state).get(&id).cloned();
         self.state.insert(row, self.state.revision);
+        self.change::<R>(&id, old, Some(value));
         Ok(())
     }
 
     /// Removes a row.
     pub fn delete<R: Table>(&mut self, id: &R::Id) {
-        if R::rows(&self.state).contains_key(id) {
-            self.change::<R>(id, None);
+        if let Some(old) = R::rows(&self.state).get(id).cloned() {
             self.state.remove::<R>(id);
+            self.change::<R>(id, Some(old), None);
         }
     }
 
-    fn change<R: Table>(&mut self, id: &R::Id, value: Option<Arc<str>>) {
-        let before = R::rows(&self.state).get(id).map(|stored| stored.revision);
+    fn change<R: Table>(&mut self, id: &R::Id, old: Option<Stored<R>>, value: Option<Arc<str>>) {
+        let new = R::rows(&self.state).get(id).map(|stored| &stored.row);
         match self.changes.entry(R::key(id)) {
             std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(Change { before, value });
+                let before = old.as_ref().map(|stored| stored.revision);
+                let rows = Rows::of(old.as_ref().map(|stored| &stored.row), new);
+                entry.insert(Change { before, value, rows });
             }
-            std::collections::btree_map::Entry::Occupied(mut entry) => entry.get_mut().value = value,
+            std::collections::btree_map::Entry::Occupied(mut entry) => {
+                let change = entry.get_mut();
+                change.value = value;
+                change.rows.become_now(new);
+            }
         }
     }
 
@@ -132,18 +146,38 @@ impl Decision {
         self.events.push(event);
     }
 
-    /// Notes who did what to which row, in the same commit.
+    /// Notes who did what to which row, in the same commit; what became of the rows is added when all is decided.
     ///
     /// # Errors
-    /// When the row cannot be written.
+    /// When the decision has more entries than a commit has room for.
     pub fn audit(&mut self, action: &str, target: impl std::fmt::Display) -> Result<(), FleetError> {
-        let sequence = self.state.audit.get_max().map_or(1, |(last, _)| last + 1);
-        let (actor, action) = (self.actor.to_string(), action.to_owned());
-        self.put(AuditRow { sequence, at: self.now, actor, action, target: target.to_string() })
+        self.note(Note::done(action, target))
+    }
+
+    /// As [`Self::audit`], for what was not done by whoever decides.
+    pub(super) fn note(&mut self, note: Note) -> Result<(), FleetError> {
+        if self.notes.len() == NOTES_MAX {
+            return Err(FleetError::internal(format!(
+                "more than {NOTES_MAX} entries for the audit trail in one commit"
+            )));
+        }
+        self.notes.push(note);
+        Ok(())
     }
 
     /// The commit, guarded by what was read of each changed row.
-    pub(super) fn finish(self) -> Decided {
+    ///
+    /// # Errors
+    /// When a line of the audit trail cannot be written.
+    pub(super) fn finish(mut self) -> Result<Decided, FleetError> {
+        let notes = std::mem::take(&mut self.notes);
+        if !notes.is_empty() {
+            let changes = self.changes.iter().map(|(key, change)| (key, &change.rows));
+            let rows = audit::rows(notes, &self.actor, changes, &self.state, self.operation, self.now);
+            for row in rows {
+                self.put(row)?;
+            }
+        }
         let mut commit = Commit::new();
         for (key, change) in self.changes {
             let expect = change.before.map_or(Expect::Absent, Expect::Revision);
@@ -159,6 +193,6 @@ impl Decision {
                 (None, None) => {} // made and removed again
             }
         }
-        Decided { after: self.state, commit, hosts: self.hosts, events: self.events }
+        Ok(Decided { after: self.state, commit, hosts: self.hosts, events: self.events })
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::fleet::network::rows::FormerAddressRow;
-use crate::fleet::rows::{AuditRow, EnrolmentRow, IdempotencyRow, OperationRow, VpsRow};
+use crate::fleet::rows::{EnrolmentRow, IdempotencyRow, OperationRow, VpsRow};
 use crate::fleet::state::{Deadline, State, Table};
 use crate::fleet::{Decision, Fleet, FleetError, operations};
 
@@ -23,8 +23,6 @@ const COMMITS_PER_PASS_MAX: usize = 16;
 const OPERATION_KEPT_SECONDS: u64 = 30 * 24 * 3600;
 /// Ended operations that are kept at most; about 1 KiB each in memory.
 const OPERATIONS_KEPT_MAX: usize = 50_000;
-/// Lines of the audit trail that are kept in the store; older ones are in the exports.
-const AUDIT_ROWS_KEPT_MAX: usize = 100_000;
 /// How often it is looked whose traffic crossed a quota: a second of a fast card is a gigabyte.
 const TRAFFIC_LOOKED_AT_EVERY_SECONDS: u64 = 10;
 /// How long it can be asked who held an address: complaints come late, and telecommunication laws ask for a year.
@@ -110,7 +108,6 @@ struct Due {
     answers: Vec<<IdempotencyRow as Table>::Id>,
     enrolments: Vec<<EnrolmentRow as Table>::Id>,
     operations: Vec<<OperationRow as Table>::Id>,
-    audit: Vec<u64>,
     former_addresses: Vec<<FormerAddressRow as Table>::Id>,
 }
 
@@ -134,7 +131,6 @@ impl Due {
             row.state.is_final() && (*place < over || row.finished_at.is_some_and(is_old))
         });
         let ended = ended.take(ROWS_PER_COMMIT_MAX);
-        let audit_over = state.audit.len().saturating_sub(AUDIT_ROWS_KEPT_MAX).min(ROWS_PER_COMMIT_MAX);
         // In order of when they were freed.
         let former_over = state.former_addresses.len().saturating_sub(FORMER_ADDRESSES_KEPT_MAX);
         let former = state.former_addresses.keys().enumerate().take_while(|(place, (until, _, _))| {
@@ -142,18 +138,16 @@ impl Due {
         });
         due.former_addresses = former.take(ROWS_PER_COMMIT_MAX).map(|(_, id)| id.clone()).collect();
         due.operations = ended.map(|(_, row)| row.id).collect();
-        due.audit = state.audit.keys().take(audit_over).copied().collect();
         due
     }
 
     fn is_empty(&self) -> bool {
-        let Self { late, purge, answers, enrolments, operations, audit, former_addresses } = self;
+        let Self { late, purge, answers, enrolments, operations, former_addresses } = self;
         late.is_empty()
             && purge.is_empty()
             && answers.is_empty()
             && enrolments.is_empty()
             && operations.is_empty()
-            && audit.is_empty()
             && former_addresses.is_empty()
     }
 
@@ -178,9 +172,6 @@ impl Due {
         }
         for id in self.former_addresses {
             decision.delete::<FormerAddressRow>(&id);
-        }
-        for sequence in self.audit {
-            decision.delete::<AuditRow>(&sequence);
         }
         Ok(())
     }

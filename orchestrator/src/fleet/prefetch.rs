@@ -46,7 +46,7 @@ impl Fleet {
                 }
                 Ok(changed)
             };
-            changed += self.decide(caller.name.clone(), change).await?.0;
+            changed += self.decide_for(caller, change).await?.0;
         }
         Ok(PrefetchChanged { hosts: u32::try_from(hosts.len()).unwrap_or(u32::MAX), changed })
     }

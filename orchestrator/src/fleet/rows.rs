@@ -1,13 +1,16 @@
 //! What is stored: one type for each kind of row, its folder and its id. Values change shape only with a higher schema
 //! number and an upgrade. Nothing here decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use chom_certs::{Fingerprint, Serial, TokenHash};
+use chom_protocol::api::audit::{AuditResult, ChainEnd};
 use chom_protocol::api::hosts::{HostLimits, Labels};
 use chom_protocol::api::operations::OperationState;
 use chom_protocol::api::tenants::Quota;
 use chom_protocol::api::tokens::Role;
+use chom_protocol::audit::BEGINNING;
 use chom_protocol::host::HostStatus;
 use chom_protocol::job::Job;
 use chom_protocol::vps::{
@@ -430,7 +433,7 @@ pub struct IdempotencyRow {
     pub expires_at: UnixMillis,
 }
 
-/// Who did what to which row.
+/// Who did what to which row. Stays in the store until it stands in the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRow {
     /// Counts up.
@@ -443,6 +446,91 @@ pub struct AuditRow {
     pub action: String,
     /// To which row.
     pub target: String,
+    /// With which token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenId>,
+    /// The tenant of that token; none: the fleet's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_tenant: Option<Name>,
+    /// From where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The tenants whose rows it is about, and who are shown it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tenants: BTreeSet<Name>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "is_done")]
+    pub result: AuditResult,
+    /// How often.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub times: u64,
+    /// The operation that it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationId>,
+    /// What became of the rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Changed>,
+    /// How many more were changed.
+    #[serde(default, skip_serializing_if = "is_none_left")]
+    pub changes_left_out: u32,
+}
+
+/// What became of a row, as far as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Its place in the store.
+    pub row: String,
+    /// Whose it is; none: the fleet's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+    /// Those of its fields that were other before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<serde_json::Value>,
+    /// What they are now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<serde_json::Value>,
+}
+
+const fn once() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+const fn is_once(times: &u64) -> bool {
+    *times == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+fn is_done(result: &AuditResult) -> bool {
+    *result == AuditResult::Done
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+const fn is_none_left(count: &u32) -> bool {
+    *count == 0
+}
+
+/// How far the audit log is; there is one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHeadRow {
+    /// The newest entry in it.
+    pub last: ChainEnd,
+    /// The first entry of the segment that this one stands in; names its file.
+    pub segment: u64,
+    /// Where its line ends in that file.
+    pub segment_bytes: u64,
+    /// The newest entry that was dropped for its age.
+    pub dropped: ChainEnd,
+}
+
+impl Default for AuditHeadRow {
+    fn default() -> Self {
+        let beginning = ChainEnd { sequence: 0, hash: BEGINNING };
+        Self { last: beginning, segment: 1, segment_bytes: 0, dropped: beginning }
+    }
 }
 
 /// A host as last seen, kept so that a restarted orchestrator knows what was there and how long ago.

@@ -12,11 +12,12 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use crate::alerts::rows::{AlertRow, GroupRow};
+use crate::fleet::audit::THE_LOG;
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
-    AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow, ImageFetchRow,
-    ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, PrefetchRow, SnapshotRow, SshKeyRow,
-    TenantRow, TokenRow, VpsNameRow, VpsRow,
+    AuditHeadRow, AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow,
+    ImageFetchRow, ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, PrefetchRow, SnapshotRow,
+    SshKeyRow, TenantRow, TokenRow, VpsNameRow, VpsRow,
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
@@ -238,6 +239,7 @@ tables! {
     idempotency: IdempotencyRow, "idempotency", 1, "idempotency", Sha256, |row| row.id, |id, folder| folder.row(id),
         index index_answer;
     audit: AuditRow, "audit", 1, "audit", u64, |row| row.sequence, |id, folder| folder.row(id);
+    audit_heads: AuditHeadRow, "audit-head", 1, "audit-heads", u64, |_row| THE_LOG, |id, folder| folder.row(id);
     observed: ObservedRow, "observed", 1, "observed", HostId, |row| row.host, |id, folder| folder.row(id);
     observed_vps: ObservedVpsRow, "observed-vps", 1, "observed-vps", VpsId, |row| row.vps, |id, folder| folder.row(id);
     authorities: AuthorityRow, "authority", 1, "authorities", u64, |row| row.number, |id, folder| folder.row(id);
@@ -307,6 +309,12 @@ impl State {
     pub fn jobs_of(&self, host: HostId) -> impl Iterator<Item = &JobRow> {
         let (first, last) = (JobId::new(uuid::Uuid::nil()), JobId::new(uuid::Uuid::max()));
         self.jobs.range((host, first)..=(host, last)).map(|(_, stored)| stored.row.as_ref())
+    }
+
+    /// How far the audit log is.
+    #[must_use]
+    pub fn audit_head(&self) -> AuditHeadRow {
+        self.get::<AuditHeadRow>(&THE_LOG).cloned().unwrap_or_default()
     }
 
     /// A host by its name. Names are free again once a host was put out of the fleet.

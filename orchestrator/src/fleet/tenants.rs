@@ -152,7 +152,7 @@ pub fn all(state: &State) -> Vec<Name> {
 ///
 /// # Errors
 /// When there is none of this name.
-pub(super) fn check(state: &State, tenant: &Name) -> Result<(), FleetError> {
+pub(crate) fn check(state: &State, tenant: &Name) -> Result<(), FleetError> {
     match get(state, tenant) {
         Some(_) => Ok(()),
         None => Err(unknown(tenant)),

@@ -2,7 +2,7 @@
 
 mod adopt;
 mod engine;
-mod golden;
+pub(crate) mod golden;
 mod lifecycle;
 mod operations;
 mod order;
@@ -58,6 +58,7 @@ pub(crate) fn caller() -> Caller {
         role: Role::Admin,
         tenant: None,
         vps: None,
+        origin: Default::default(),
     }
 }
 

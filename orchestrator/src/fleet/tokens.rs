@@ -9,6 +9,7 @@ use chom_protocol::{Name, TokenId, UnixMillis, VpsId};
 use ring::rand::SecureRandom;
 
 use crate::clock::{parse_rfc3339, rfc3339};
+use crate::fleet::audit::Origin;
 use crate::fleet::decider::{self, LoadError};
 use crate::fleet::rows::{TokenRow, VpsRow};
 use crate::fleet::state::State;
@@ -74,6 +75,7 @@ pub fn authenticate(state: &State, token: &str, now: UnixMillis) -> Result<Calle
         role: row.role,
         tenant: row.tenant.clone(),
         vps: row.vps,
+        origin: Origin::default(),
     })
 }
 
@@ -269,6 +271,6 @@ pub async fn reset_admin(store: &dyn Store, now: UnixMillis) -> Result<String, R
     let (secret, row) = create(name, Role::Admin, id, now).map_err(|_| ResetError::Random)?;
     decision.audit("token.break-glass", id)?;
     decision.put(row)?;
-    store.commit(decision.finish().commit).await?;
+    store.commit(decision.finish()?.commit).await?;
     Ok(secret)
 }

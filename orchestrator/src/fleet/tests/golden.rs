@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use chom_protocol::api::alerts::{AlertState, DeliveryState, Severity};
+use chom_protocol::api::audit::ChainEnd;
 use chom_protocol::api::networks::{AddressRange, CreateNetwork, NetworkKind, PutPool, TrafficQuota};
 use chom_protocol::api::tenants::Quota;
 use chom_protocol::api::tokens::Role;
@@ -14,7 +15,9 @@ use chom_protocol::{AlertId, NotificationId};
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
 use crate::fleet::network::rows::{FormerAddressRow, Month, MonthRow, TrafficRow};
-use crate::fleet::rows::{ImageFetchRow, ImageRow, PrefetchRow, Prefetched, SshKeyRow, TenantRow, TokenRow};
+use crate::fleet::rows::{
+    AuditHeadRow, ImageFetchRow, ImageRow, PrefetchRow, Prefetched, SshKeyRow, TenantRow, TokenRow,
+};
 use crate::fleet::state::State;
 use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
@@ -25,7 +28,7 @@ fn folder() -> PathBuf {
 }
 
 /// A fleet in which there is a row of each kind.
-async fn full() -> World {
+pub(crate) async fn full() -> World {
     let world = World::new().await;
     let host = world.host("h", "eu-west", 10).await;
     let mark = RequestMark { idempotency: Some(("k".to_owned(), Sha256::of(b"r"))), if_match: None };
@@ -70,6 +73,9 @@ async fn full() -> World {
             months: vec![MonthRow { month: Month { year: 2026, month: 11 }, traffic: counted }],
             quota: TrafficQuota { soft_bytes: Some(100), hard_bytes: Some(200), throttle_bits: Some(64_000) },
         })?;
+        let last = ChainEnd { sequence: 7, hash: Sha256::of(b"line") };
+        let dropped = ChainEnd { sequence: 2, hash: Sha256::of(b"dropped") };
+        decision.put(AuditHeadRow { last, segment: 3, segment_bytes: 1234, dropped })?;
         let (_, token) =
             tokens::create(name("admin"), Role::Admin, TokenId::new(decision.new_id()), at).unwrap();
         decision.put(TokenRow {

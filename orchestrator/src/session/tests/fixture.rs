@@ -55,6 +55,7 @@ pub(super) fn caller() -> Caller {
         role: Role::Admin,
         tenant: None,
         vps: None,
+        origin: Default::default(),
     }
 }
 
