@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Failure;
 use crate::session::{Session, Shared};
 use crate::{
-    alert, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key,
+    alert, audit, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key,
     tenant, token, vps,
 };
 
@@ -65,6 +65,9 @@ enum Command {
     /// What callers of the API show
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Who did what, and proof that nobody changed the record of it
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// The fleet's CAs
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
@@ -101,6 +104,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Key(command) => ssh_key::run(&session, command),
         Command::Tenant(command) => tenant::run(&session, command),
         Command::Token(command) => token::run(&session, command),
+        Command::Audit(command) => audit::run(&session, command),
         Command::Authority(command) => authority::run(&session, command),
         Command::Network(command) => network::run(&session, command),
         Command::Address(command) => network::addresses(&session, command),

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chom_protocol::api::audit::REASON_HEADER;
 use chom_protocol::api::{PAGE_ROWS_MAX, Page, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tungstenite::WebSocket;
-use ureq::http::Response;
+use ureq::http::{HeaderValue, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 
 use crate::clock;
 use crate::context::Target;
@@ -135,6 +136,8 @@ pub(crate) struct Client {
     agent: Agent,
     server: String,
     authorization: String,
+    /// Why it is asked, sent with every change; none: nothing was said.
+    reason: Option<HeaderValue>,
     trust: Trust,
     ca: Option<Vec<u8>>,
 }
@@ -144,7 +147,9 @@ impl Client {
     ///
     /// # Errors
     /// The system's CAs are to be trusted and there are none.
-    pub(crate) fn new(target: Target) -> Result<Self, Failure> {
+    pub(crate) fn new(target: Target, reason: Option<&str>) -> Result<Self, Failure> {
+        // The command line takes no reason with control characters, which alone a header has no place for.
+        let reason = reason.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok());
         let ca = target.ca.as_ref().map(|(_, pem)| pem.clone());
         let (trust, certificates) = match target.ca {
             Some((path, pem)) => (Trust::File(path), certificates_of(&pem)),
@@ -171,6 +176,7 @@ impl Client {
             agent: config.build().new_agent(),
             server: target.server,
             authorization: format!("Bearer {}", target.token),
+            reason,
             trust,
             ca,
         })
@@ -179,6 +185,15 @@ impl Client {
     /// Reads one thing.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.retrying(|| self.get_page(path, &[]))
+    }
+
+    /// Reads one thing, with parameters.
+    pub(crate) fn get_where<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Failure> {
+        self.retrying(|| self.get_page(path, query))
     }
 
     /// Reads a list to its end, or to `limit` rows.
@@ -238,8 +253,7 @@ impl Client {
             .map(|fields| fields.iter().map(|(name, value)| (name.clone(), text(value))).collect())
             .unwrap_or_default();
         let answer = self
-            .agent
-            .post(self.url(path))
+            .explained(self.agent.post(self.url(path)))
             .query_pairs(query.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .config()
             .timeout_global(Some(UPLOAD_TIMEOUT))
@@ -345,8 +359,7 @@ impl Client {
             let answer = match method {
                 Method::Post => {
                     let request = self
-                        .agent
-                        .post(self.url(path))
+                        .explained(self.agent.post(self.url(path)))
                         .config()
                         .timeout_global(Some(timeout))
                         .build()
@@ -359,8 +372,7 @@ impl Client {
                     }
                 }
                 Method::Delete => self
-                    .agent
-                    .delete(self.url(path))
+                    .explained(self.agent.delete(self.url(path)))
                     .config()
                     .timeout_global(Some(timeout))
                     .build()
@@ -371,6 +383,14 @@ impl Client {
             };
             self.decode(answer)
         })
+    }
+
+    /// A change with the reason for it.
+    fn explained<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.reason {
+            Some(reason) => request.header(REASON_HEADER, reason.clone()),
+            None => request,
+        }
     }
 
     fn retrying<T>(&self, mut ask: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {

@@ -136,6 +136,12 @@ pub(crate) enum Failure {
         /// Of how many.
         asked: usize,
     },
+    /// The audit log is not as it was written.
+    #[error("the audit log was changed: {faults} faults")]
+    Altered {
+        /// How many.
+        faults: usize,
+    },
     /// Standard output.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -185,6 +191,7 @@ impl Failure {
             | Self::Terminal(_)
             | Self::Console { .. }
             | Self::NotAdopted { .. }
+            | Self::Altered { .. }
             | Self::Output(_)
             | Self::Format { .. } => false,
         }
@@ -227,6 +234,10 @@ impl Failure {
             )),
             Self::Operation { id, .. } => Some(format!("its trail: chomctl operation show {id}")),
             Self::Waited { id, .. } => Some(format!("go on waiting: chomctl operation wait {id}")),
+            Self::Altered { .. } => Some(
+                "the lines above name the entries; compare with a copy of the log, and find out who can write to the orchestrator's disk"
+                    .to_owned(),
+            ),
             Self::NotAdopted { .. } => Some("the lines above say why each was refused".to_owned()),
             Self::Mail { .. } => Some("the answers above say what the mail server minds".to_owned()),
             Self::Terminal(_) => Some("run it in a terminal, or with standard input from a pipe".to_owned()),

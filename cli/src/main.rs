@@ -2,6 +2,7 @@
 
 mod alert;
 mod arguments;
+mod audit;
 mod authority;
 mod catalogue;
 mod client;

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use chom_protocol::Name;
+use chom_protocol::api::audit::reason_problem;
 use chom_protocol::id::NameError;
 use uuid::Uuid;
 
@@ -22,9 +23,16 @@ pub(crate) struct Shared {
     /// How to print data
     #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: Format,
+    /// Why it is done, for the audit trail; goes with every change
+    #[arg(long, global = true, value_name = "TEXT", value_parser = reason)]
+    pub(crate) reason: Option<String>,
     /// Never ask; refuse what would have to be asked
     #[arg(long, global = true)]
     pub(crate) no_input: bool,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    reason_problem(text).map_or_else(|| Ok(text.to_owned()), Err)
 }
 
 /// One run of chomctl.
@@ -49,7 +57,8 @@ impl Session {
 
     /// The server of the context.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Client::new(context::target(&self.environment, self.shared.context.as_ref())?)
+        let target = context::target(&self.environment, self.shared.context.as_ref())?;
+        Client::new(target, self.shared.reason.as_deref())
     }
 
     /// Whether asking is forbidden.

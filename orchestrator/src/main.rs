@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chom_orchestrator::config::{Config, DEFAULT_PATH};
-use chom_orchestrator::{chain, export, init, run};
+use chom_orchestrator::{audit, chain, export, init, run};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -38,6 +38,11 @@ enum Command {
         #[command(subcommand)]
         command: Admin,
     },
+    /// The record of who did what.
+    Audit {
+        #[command(subcommand)]
+        command: Audit,
+    },
     /// Makes a store from an export, in a new epoch. There must be no store yet.
     Restore {
         /// The export.
@@ -49,6 +54,12 @@ enum Command {
 enum Admin {
     /// Makes a new admin's token, which alone goes to standard output, in a store that is not in use. Other tokens stay.
     Reset,
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Checks that nothing in the audit log was changed, removed or put in; also while the orchestrator runs.
+    Verify,
 }
 
 fn main() -> ExitCode {
@@ -78,6 +89,9 @@ fn main() -> ExitCode {
         }
         Command::Admin { command: Admin::Reset } => {
             runtime.block_on(init::reset_admin(&config)).map(|token| println!("{token}")).map_err(Into::into)
+        }
+        Command::Audit { command: Audit::Verify } => {
+            runtime.block_on(audit::check::verify(&config)).map_err(Into::into)
         }
         Command::Restore { file } => export::restore(&config, &file).map_err(Into::into),
     };

@@ -1,5 +1,6 @@
 //! The real orchestrator, as a process with folders and addresses of its own and short timers.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::api::{Api, Method};
+use crate::export::Rows;
 use crate::process::{Process, Said, program, run, show};
 use crate::wait::wait_for;
 
@@ -245,6 +248,42 @@ impl Orchestrator {
             .collect();
         exports.sort();
         exports.pop().unwrap()
+    }
+
+    /// The audit trail of an orchestrator that is down, the oldest entry first: what stands in the log, and what is on its way
+    /// there in the store.
+    ///
+    /// # Panics
+    /// When it cannot be read, or an entry stands there twice with two contents.
+    #[must_use]
+    pub fn audit(&self) -> Vec<Value> {
+        let number = |entry: &Value| entry["sequence"].as_u64().unwrap();
+        let mut entries: BTreeMap<u64, Value> =
+            Rows::read(&self.export()).of("audit").map(|entry| (number(entry), entry.clone())).collect();
+        for file in self.audit_files() {
+            for line in fs::read_to_string(file).unwrap().lines() {
+                let line: Value = serde_json::from_str(line).unwrap();
+                let entry = line["entry"]["data"].clone();
+                let before = entries.insert(number(&entry), entry.clone());
+                assert!(
+                    before.is_none_or(|before| before == entry),
+                    "two entries have the number of {entry}"
+                );
+            }
+        }
+        entries.into_values().collect()
+    }
+
+    /// The files of the audit log, the oldest first.
+    ///
+    /// # Panics
+    /// When there is no folder of them.
+    #[must_use]
+    pub fn audit_files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.state().join("audit")).unwrap();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
     }
 
     /// Moves the store away and restores an export in its place.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is tests: what does not hold fails the test")]
 
+mod audit;
 mod commands;
 mod itself;
 mod server;

@@ -84,20 +84,13 @@ impl Keeper {
             if let Err(error) = self.fleet.write_denials(now, is_last).await {
                 tracing::error!(error = %error, "refused requests are not in the audit trail");
             }
-            if let Err(error) = self.pass().await {
-                tracing::error!(error = chain(&error), "the next pass tries again");
-            }
+            said(self.pass().await);
             if is_last {
                 return;
             }
             if now.seconds_since(dropped_at) >= DROP_EVERY_SECONDS {
                 dropped_at = now;
-                if let Err(error) = self.drop_old(now).await {
-                    tracing::error!(
-                        error = chain(&error),
-                        "cannot drop what is too old; it is tried again later"
-                    );
-                }
+                said(self.drop_old(now).await);
             }
         }
     }
@@ -166,6 +159,13 @@ impl Keeper {
             Ok(())
         };
         self.fleet.decide(ITSELF.into(), change).await.map(|_| ())
+    }
+}
+
+/// Nothing is lost by what failed: it is done again.
+fn said(outcome: Result<(), AuditError>) {
+    if let Err(error) = outcome {
+        tracing::error!(error = chain(&error), "the audit log could not be kept; the next pass tries again");
     }
 }
 

@@ -190,7 +190,7 @@ mod tests {
         }
         counts.add(denial(2, "request.forbidden"));
         counts.add(denial(1, "request.foreign"));
-        assert_eq!(written(&counts.take(at(1), false)), ["request.foreign x1", "request.forbidden x1"]);
+        assert_eq!(written(&counts.take(at(1), false)), ["request.forbidden x1", "request.foreign x1"]);
         assert!(counts.take(at(59), false).is_empty());
         assert_eq!(written(&counts.take(at(60), false)), ["request.forbidden x70000"]);
         assert_eq!(counts.apart.len(), 1, "who asked nothing for a minute is forgotten");

@@ -83,9 +83,9 @@ fn two_viewers_see_the_same_console_and_one_of_them_writes() {
     again.hears("fake console", SOON);
     drop(again);
     fleet.orchestrator.stop();
-    let rows = Rows::read(&fleet.orchestrator.export());
+    let entries = fleet.orchestrator.audit();
     let of = |action: &str| {
-        let noted = rows.of("audit").filter(|row| row["action"] == action);
+        let noted = entries.iter().filter(|row| row["action"] == action);
         noted.filter_map(|row| row["target"].as_str().map(str::to_owned)).collect::<Vec<_>>()
     };
     assert_eq!(of("vps.console-open"), vec![vps.to_string(); 4]);
@@ -160,8 +160,8 @@ fn a_suspended_vps_has_no_console_and_open_ones_end() {
     open(&fleet, &path(vps, "console")).hears("fake console", SOON);
 
     fleet.orchestrator.stop();
-    let rows = Rows::read(&fleet.orchestrator.export());
-    let count = |action: &str| rows.of("audit").filter(|row| row["action"] == action).count();
+    let entries = fleet.orchestrator.audit();
+    let count = |action: &str| entries.iter().filter(|row| row["action"] == action).count();
     assert_eq!((count("vps.console-open"), count("vps.console-close")), (2, 2));
     assert_eq!((count("vps.screen-open"), count("vps.screen-close")), (1, 1));
     assert_eq!(count("vps.reset-password"), 0, "what was refused was not done");

@@ -4,6 +4,7 @@
 
 mod agent_killed;
 mod alerts;
+mod audit;
 mod bad_input;
 mod certificates;
 mod console;

@@ -36,11 +36,9 @@ impl Api {
     }
 
     async fn with_reason(&self, reason: &[u8]) -> Answer {
+        let request = self.request(Method::POST, "/api/tenants").header("Content-Type", "application/json");
         let body = Body::from(r#"{"name":"acme"}"#);
-        self.send(
-            self.request(Method::POST, "/api/tenants").header("X-Chom-Reason", reason).body(body).unwrap(),
-        )
-        .await
+        self.send(request.header("X-Chom-Reason", reason).body(body).unwrap()).await
     }
 }
 

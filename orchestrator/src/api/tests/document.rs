@@ -21,6 +21,8 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/addresses
         GET /api/alertmanager/smtp/config
         GET /api/alerts
+        GET /api/audit
+        GET /api/audit/chain
         GET /api/authorities
         GET /api/events
         GET /api/hosts
