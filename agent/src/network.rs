@@ -158,7 +158,7 @@ impl Network {
         info!(rules = %wanted, "the guests' network rules are in place");
         let loaded = list().await?;
         self.ports.count(&loaded);
-        self.applied = Some(Applied { rules: wanted, listed: loaded.digest, glance: glance().await? });
+        self.applied = Some(Applied { rules: wanted, listed: loaded.digest, glance: loaded.glance });
         (self.listed_at, self.glanced_at) = (Some(Instant::now()), Instant::now());
         Ok(())
     }
@@ -202,7 +202,7 @@ async fn list() -> Result<Loaded, CommandError> {
 /// Digest of the chain that everything from guests comes through.
 async fn glance() -> Result<Option<Sha256>, CommandError> {
     let text = shown(&format!("list chain {TABLE} {FROM_GUESTS}")).await?;
-    Ok(text.map(|text| Sha256::of(text.as_bytes())))
+    Ok(text.and_then(|text| Loaded::parse(&text).glance))
 }
 
 async fn shown(command: &str) -> Result<Option<String>, CommandError> {

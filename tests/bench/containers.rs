@@ -7,24 +7,24 @@ use chom_protocol::vps::Engine;
 use chom_tests::wait::pass;
 
 use crate::measure::{self, Memory};
-use crate::real_host::{self, RECONCILE_SECONDS, RealHost, cpu, on_host, pid_of};
-use crate::rest::PRODUCT_PASS_SECONDS;
+use crate::real_host::{self, RealHost, cpu, on_host, pid_of};
+use crate::rest::WINDOW;
 use crate::scale::median;
 use crate::table::{Line, Target};
+use crate::world::Shape;
 
 /// So often one is created by CHOM, and one launched by hand; medians count.
 const ROUNDS: usize = 9;
 /// As many as the target speaks of.
 const AT_REST: usize = 20;
 const WARM_UP: Duration = Duration::from_secs(10);
-const WINDOW: Duration = Duration::from_secs(60);
 
 /// The rows of containers.
 pub(crate) fn measure() -> Vec<Line> {
     if let Err(why) = real_host::check() {
         return vec![Line::missing("containers on a real host", why).target(Target::ValueAtMost(0.0))];
     }
-    let mut host = RealHost::up(Engine::Incus);
+    let mut host = RealHost::up(Engine::Incus, Shape::default());
     let mut lines = vec![create_to_running(&mut host)];
     lines.extend(at_rest(&mut host));
     host.world.stop();
@@ -40,6 +40,7 @@ fn create_to_running(host: &mut RealHost) -> Line {
         let (id, took) = host.create(&format!("timed-{number}"));
         ours.push(took.as_secs_f64() * 1000.0);
         host.order("DELETE", &format!("/api/vps-servers/{id}"));
+        host.order("POST", &format!("/api/vps-servers/{id}/purge"));
         incus.push(launch_ms());
     }
     println!("create to running {ours:.0?} ms, incus launch {incus:.0?} ms, load {}", measure::load());
@@ -84,16 +85,15 @@ fn at_rest(host: &mut RealHost) -> Vec<Line> {
     pass(WARM_UP);
     let (before, began) = (cpu(&agent), Instant::now());
     pass(WINDOW);
-    let passes = began.elapsed().as_secs_f64() / f64::from(RECONCILE_SECONDS);
-    let each = (cpu(&agent) - before) / passes;
+    let share = (cpu(&agent) - before) / began.elapsed().as_secs_f64();
     let memory = Memory::parse(&on_host(&["cat", &format!("/proc/{agent}/smaps_rollup")]));
-    println!("{passes:.0} passes with {AT_REST} containers, {memory:?}, load {}", measure::load());
+    println!("{AT_REST} containers at rest, {memory:?}, load {}", measure::load());
     vec![
         Line::new("agent with 20 containers: RSS", memory.rss_kib / 1024.0, "MiB")
             .target(Target::ValueAtMost(12.0)),
         Line::new(
-            "one pass with 20 containers at rest (with two reports), of a core at a pass each 30 s",
-            each / PRODUCT_PASS_SECONDS * 100.0,
+            "agent with 20 containers at rest, a pass each 30 s, two reports with samples besides, of a core",
+            share * 100.0,
             "%",
         )
         .target(Target::ValueAtMost(1.0)),

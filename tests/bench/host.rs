@@ -13,6 +13,7 @@ use crate::measure::{self, Memory};
 use crate::real_host::{self, HOST, RealHost, USABLE_SECONDS_MAX, cpu, fleet_well, on_host, pid_of};
 use crate::scale::median;
 use crate::table::{Line, Target};
+use crate::world::Shape;
 
 const EXPORTER: &str = "/usr/bin/prometheus-node-exporter";
 const EXPORTER_PORT: u16 = 9100;
@@ -34,7 +35,9 @@ pub(crate) fn measure() -> Vec<Line> {
             "prometheus-node-exporter is not installed: run tests/fleet/setup.sh prometheus-node-exporter",
         );
     }
-    let mut bench = HostBench(RealHost::up(Engine::Libvirt));
+    // A tick of 15 s scaled to one second; passes of the reconciler alike.
+    let scaled = Shape { report_seconds: 1, reconcile_seconds: 2, ..Shape::default() };
+    let mut bench = HostBench(RealHost::up(Engine::Libvirt, scaled));
     let mut lines = bench.footprint();
     lines.push(bench.create_to_running());
     bench.0.world.stop();

@@ -18,9 +18,6 @@ const FLEET: &str = "bench";
 const FLEET_NET: &str = "7";
 const FLEET_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 7, 1);
 pub(crate) const HOST: &str = "bench";
-/// A tick of 15 s scaled to one second; passes of the reconciler alike.
-const REPORT_SECONDS: u32 = 1;
-pub(crate) const RECONCILE_SECONDS: u32 = 2;
 /// Booting a host, enrolling, KVM proven or not.
 pub(crate) const USABLE_SECONDS_MAX: Duration = Duration::from_secs(120);
 /// One change of a VPS.
@@ -75,8 +72,8 @@ pub(crate) struct RealHost {
 }
 
 impl RealHost {
-    /// Brings both up.
-    pub(crate) fn up(engine: Engine) -> Self {
+    /// Brings both up; `shape` says how often the agent reports and reconciles.
+    pub(crate) fn up(engine: Engine, shape: Shape) -> Self {
         let cleanup = Cleanup;
         let (recipe, init) = match engine {
             Engine::Incus => ("container.sh", INCUS_INIT),
@@ -86,13 +83,7 @@ impl RealHost {
         assert!(image.status.success(), "{recipe}: {}", String::from_utf8_lossy(&image.stderr));
         let image = PathBuf::from(String::from_utf8_lossy(&image.stdout).trim());
         fleet_well(&["net-up"]);
-        let mut world = World::new(&Shape {
-            report_seconds: REPORT_SECONDS,
-            reconcile_seconds: RECONCILE_SECONDS,
-            address: FLEET_ADDRESS,
-            image: Some((engine, image)),
-            ..Shape::default()
-        });
+        let mut world = World::new(&Shape { address: FLEET_ADDRESS, image: Some((engine, image)), ..shape });
         world.start();
         let mut client = world.client();
         let address = fleet_well(&["up", HOST]);

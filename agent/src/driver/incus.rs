@@ -103,7 +103,18 @@ impl IncusDriver {
     async fn look(&self) -> Result<Observed, IncusError> {
         let version = self.version().await?;
         // One question for all, without what they use: that would cost Incus a process for each.
-        let instances: Vec<Instance> = self.api.get("/1.0/instances?recursion=1").await?;
+        let mut instances: Vec<Instance> = self.api.get("/1.0/instances?recursion=1").await?;
+        for untold in instances.extract_if(.., |instance| instance.is_untold()).collect::<Vec<_>>() {
+            match self.api.get::<Instance>(&path_of(untold.name())).await {
+                Ok(told) if !told.is_untold() => instances.push(told),
+                Ok(_) => {
+                    let words = format!("it lists `{}` and cannot tell of it", untold.name());
+                    return Err(IncusError::Failed { words });
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
         let engine = EngineStatus { version, problem: None, ..self.unasked() };
         let adopted = instances.iter().filter(|instance| instance.is_adopted());
         let names = adopted.filter_map(|instance| Some((instance.vps()?, instance.name().to_owned())));
@@ -160,14 +171,16 @@ impl IncusDriver {
             )));
         }
         let copied = spec.source.is_some();
-        match spec.source {
-            Some(CloneSource { vps, snapshot: None }) => {
-                snapshots::take(self, vps, SnapshotName::ForClone(spec.id)).await?;
+        let ready_source = async {
+            match spec.source {
+                Some(CloneSource { vps, snapshot: None }) => {
+                    snapshots::take(self, vps, SnapshotName::ForClone(spec.id)).await
+                }
+                Some(_) => Ok(()),
+                None => self.import(from, image).await,
             }
-            Some(_) => {}
-            None => self.import(from, image).await?,
-        }
-        let pool = self.pool().await?;
+        };
+        let (pool, ()) = tokio::try_join!(self.pool(), ready_source)?;
         if spec.interface.attachment == Attachment::Nat {
             network::ensure(&self.api, self.shared.as_ref()).await?;
         }

@@ -6,7 +6,7 @@ use chom_protocol::VpsId;
 use chom_protocol::network::Traffic;
 use chom_protocol::vps::Sha256;
 
-use super::rules::{self, TABLE};
+use super::rules::{self, FROM_GUESTS, TABLE};
 
 /// `ip -s link` counts a frame's Ethernet header, the rules of a bridge do not.
 const HEADER_BYTES: u64 = 14;
@@ -16,17 +16,19 @@ const HEADER_BYTES: u64 = 14;
 pub(super) struct Loaded {
     /// Digest of its text without what counts.
     pub(super) digest: Option<Sha256>,
+    /// Digest of the one chain that everything from guests comes through; it alone is looked at between listings.
+    pub(super) glance: Option<Sha256>,
     /// Chains, sets and counters by kind and name.
     objects: Vec<(String, String)>,
     counters: BTreeMap<String, u64>,
 }
 
 impl Loaded {
-    /// From the text of `nft -t list table`.
+    /// From the text of `nft -t list table`, or of `nft list chain`.
     pub(super) fn parse(text: &str) -> Self {
         let mut loaded = Self::default();
         let mut still = String::with_capacity(text.len());
-        let mut counter = None;
+        let (mut counter, mut glanced, mut is_glanced) = (None, String::new(), false);
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             match (words.as_slice(), &counter) {
@@ -39,13 +41,20 @@ impl Loaded {
                 ([kind @ ("chain" | "set" | "counter"), name, "{"], _) => {
                     counter = (*kind == "counter").then(|| (*name).to_owned());
                     loaded.objects.push(((*kind).to_owned(), (*name).to_owned()));
+                    is_glanced = *kind == "chain" && *name == FROM_GUESTS;
                 }
                 _ => {}
             }
             still.push_str(line);
             still.push('\n');
+            if is_glanced {
+                glanced.push_str(line.trim());
+                glanced.push('\n');
+                is_glanced = line.trim() != "}";
+            }
         }
         loaded.digest = Some(Sha256::of(still.as_bytes()));
+        loaded.glance = (!glanced.is_empty()).then(|| Sha256::of(glanced.as_bytes()));
         loaded
     }
 
@@ -109,6 +118,18 @@ mod tests {
         assert_eq!(digest(LISTED), digest(&LISTED.replace("packets 10 bytes 1000", "packets 11 bytes 1100")));
         assert_ne!(digest(LISTED), digest(&LISTED.replace("\t\tcounter name \"out-1f2a3b4c5d6e\"\n", "")));
         assert_ne!(digest(LISTED), None);
+    }
+
+    #[test]
+    fn the_chain_that_is_glanced_at_reads_the_same_alone_and_in_its_table() {
+        let chain = format!("\tchain {FROM_GUESTS} {{\n\t\tiifname vmap @ports\n\t}}\n");
+        let table = LISTED.replacen("\tcounter in-", &format!("{chain}\n\tcounter in-"), 1);
+        let alone = Loaded::parse(&format!("table bridge chom {{\n{chain}}}\n"));
+        assert_eq!(Loaded::parse(&table).glance, alone.glance);
+        assert_ne!(alone.glance, None);
+        assert_eq!(Loaded::parse(LISTED).glance, None);
+        let changed = table.replace("vmap @ports", "accept");
+        assert_ne!(Loaded::parse(&changed).glance, alone.glance);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chom_protocol::helper::ObservedGuest;
 use chom_protocol::host::{EngineStatus, HostSpec, PrefetchState};
 use chom_protocol::job::{JobKind, JobOutcome};
-use chom_protocol::vps::{Engine, ForeignGuest, Sha256, VpsState, VpsStatus, VpsStatuses};
+use chom_protocol::vps::{Engine, ForeignGuest, Power, Sha256, VpsState, VpsStatus, VpsStatuses};
 use chom_protocol::{BootId, Bytes, JobId, Name, UnixMillis, VpsId};
 
 use super::memory::{HOUR_SECONDS, Memory, Mode};
@@ -417,7 +417,10 @@ fn plan_jobs(
             None => Some(format!("VPS {vps} is not on this host")),
             Some(want) if want.hold => Some("the VPS is on hold; take it off hold and ask again".to_owned()),
             Some(want) if !want.wants_running() && matches!(job.kind, JobKind::Restart { .. }) => {
-                Some("the VPS is to be stopped; start it instead".to_owned())
+                Some(match want.wanted_power() {
+                    Power::Paused => "the VPS is to be paused; resume it first".to_owned(),
+                    _ => "the VPS is to be stopped; start it instead".to_owned(),
+                })
             }
             Some(want) => match guests.get(&vps) {
                 None if begun => None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chom_protocol::api::operations::{OperationState, OperationView};
 use chom_protocol::api::vps_servers::VpsAccepted;
+use chom_protocol::network::port_name;
 use chom_protocol::vps::{Engine, Power, VpsState};
 use chom_tests::fleet::{SOON, is_as_desired, usable};
 use chom_tests::hosts::BOOT;
@@ -143,6 +144,11 @@ fn suspended(walk: &Walk) {
 fn stopped_and_started(walk: &Walk) {
     walk.done("stop", &json!({"force": true}));
     walk.is(Does::Off);
+    if walk.engine == Engine::Incus {
+        // What an Incus that was killed leaves behind: the host's end of the card.
+        let port = port_name(walk.vps);
+        walk.host().sh(&format!("ip link add {port} type veth peer name left-behind"));
+    }
     walk.done("start", &json!({}));
     walk.boots();
     walk.done("stop", &json!({}));

@@ -142,8 +142,11 @@ impl Walk {
             Engine::Incus => ("incus", "incus.socket"),
             _ => ("libvirtd", "libvirtd.socket"),
         };
-        self.host()
-            .sh(&format!("systemctl kill --kill-whom=main -s KILL {unit}; systemctl start {socket} {unit}"));
+        // Not waited for: killed while a container goes down, Incus starts for a minute, for the container's hooks wait
+        // for Incus and Incus for them. The operation's deadline holds for both.
+        self.host().sh(&format!(
+            "systemctl kill --kill-whom=main -s KILL {unit}; systemctl start --no-block {socket} {unit}"
+        ));
     }
 
     /// Halts it behind CHOM's back.
