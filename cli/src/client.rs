@@ -270,6 +270,20 @@ impl Client {
         self.post_within(path, body, ANSWER_TIMEOUT)
     }
 
+    /// Overwrites a row as it was read; refused when somebody else has changed it since.
+    pub(crate) fn overwrite<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        revision: u64,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::Format { format: "JSON", reason: error.to_string() })?;
+        // A row that is not stored yet has no revision to name.
+        let if_match = (revision > 0).then(|| format!("\"{revision}\""));
+        self.mutate(Method::Post, path, (Some(&body), if_match.as_deref()), ANSWER_TIMEOUT)
+    }
+
     /// Changes something that may take longer than answers usually do.
     pub(crate) fn post_within<B: Serialize, T: DeserializeOwned>(
         &self,
@@ -279,17 +293,17 @@ impl Client {
     ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body)
             .map_err(|error| Failure::Format { format: "JSON", reason: error.to_string() })?;
-        self.mutate(Method::Post, path, Some(&body), timeout)
+        self.mutate(Method::Post, path, (Some(&body), None), timeout)
     }
 
     /// Changes something; there is nothing to say but the path.
     pub(crate) fn act<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.mutate(Method::Post, path, None, ANSWER_TIMEOUT)
+        self.mutate(Method::Post, path, (None, None), ANSWER_TIMEOUT)
     }
 
     /// Deletes something.
     pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.mutate(Method::Delete, path, None, ANSWER_TIMEOUT)
+        self.mutate(Method::Delete, path, (None, None), ANSWER_TIMEOUT)
     }
 
     /// Opens the event stream, after the event with that id where one is given.
@@ -350,7 +364,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Option<&[u8]>,
+        (body, if_match): (Option<&[u8]>, Option<&str>),
         timeout: Duration,
     ) -> Result<T, Failure> {
         // One key for all tries: the server carries the mutation out once.
@@ -358,7 +372,7 @@ impl Client {
         self.retrying(|| {
             let answer = match method {
                 Method::Post => {
-                    let request = self
+                    let mut request = self
                         .explained(self.agent.post(self.url(path)))
                         .config()
                         .timeout_global(Some(timeout))
@@ -366,6 +380,9 @@ impl Client {
                         .header("Authorization", &self.authorization)
                         .header("Accept", "application/json")
                         .header("Idempotency-Key", &key);
+                    if let Some(if_match) = if_match {
+                        request = request.header("If-Match", if_match);
+                    }
                     match body {
                         Some(body) => request.content_type("application/json").send(body),
                         None => request.send_empty(),

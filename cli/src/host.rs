@@ -127,11 +127,12 @@ pub(crate) fn run(session: &Session, command: HostCommand) -> Result<(), Failure
         HostCommand::Uncordon { host } => set_cordon(&client, &host, false)?,
         HostCommand::Label { host, labels } => {
             let request = limits::labels(&labels)?;
-            client.post(&format!("{}/labels", by_id(&client, &host)?), &request)?
+            let row: HostView = client.get(&path(&host))?;
+            client.overwrite(&format!("{PATH}/{}/labels", row.id), &request, row.revision)?
         }
         HostCommand::Limit { host, limits } => {
             let row: HostView = client.get(&path(&host))?;
-            client.post(&format!("{PATH}/{}/limits", row.id), &limits.over(row.limits))?
+            client.overwrite(&format!("{PATH}/{}/limits", row.id), &limits.over(row.limits), row.revision)?
         }
         HostCommand::AllowDestroys { host } => {
             client.act(&format!("{}/allow-destroys", by_id(&client, &host)?))?

@@ -114,7 +114,13 @@ pub(crate) fn run(session: &Session, command: SmtpCommand) -> Result<(), Failure
     let config: SmtpView = match command {
         SmtpCommand::Configure(options) => {
             let request = options.request()?;
-            session.client()?.post("/api/alertmanager/smtp/configure", &request)?
+            let client = session.client()?;
+            let revision = match client.get::<SmtpView>("/api/alertmanager/smtp/config") {
+                Ok(row) => row.revision,
+                Err(failure) if failure.is_not_found() => 0,
+                Err(failure) => return Err(failure),
+            };
+            client.overwrite("/api/alertmanager/smtp/configure", &request, revision)?
         }
         SmtpCommand::Show => session.client()?.get("/api/alertmanager/smtp/config")?,
         SmtpCommand::Test { to } => {

@@ -97,7 +97,9 @@ pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<(), Failu
         }
         TenantCommand::Show { name } => client.get(&format!("{PATH}/{name}"))?,
         TenantCommand::Quota { name, quota } => {
-            client.post(&format!("{PATH}/{name}/quota"), &SetQuota { quota: quota.into() })?
+            let path = format!("{PATH}/{name}");
+            let row: TenantView = client.get(&path)?;
+            client.overwrite(&format!("{path}/quota"), &SetQuota { quota: quota.into() }, row.revision)?
         }
         TenantCommand::Delete { name } => client.delete(&format!("{PATH}/{name}"))?,
     };

@@ -6,7 +6,7 @@ use chom_protocol::Name;
 use chom_protocol::api::console::{PasswordReset, ResetPassword};
 use chom_protocol::api::hosts::HostView;
 use chom_protocol::api::vps_servers::{
-    CreatePlan, CreateVps, SSH_KEYS_MAX, SetHold, USER_DATA_BYTES_MAX, VpsAccepted, VpsView,
+    CreateVps, SSH_KEYS_MAX, SetHold, USER_DATA_BYTES_MAX, VpsAccepted, VpsView,
 };
 use chom_protocol::vps::{Engine, GuestShutdown};
 use clap::Subcommand;
@@ -23,8 +23,12 @@ mod adopt;
 mod change;
 mod console;
 mod network;
+mod order;
 mod render;
 mod snapshot;
+
+pub(crate) use order::Target;
+use order::{Nothing, Verb, Way, act};
 
 use change::{RebuildOptions, RenameOptions, ResizeOptions, StopOptions, SuspendOptions, UnsuspendOptions};
 
@@ -113,15 +117,6 @@ pub(crate) enum VpsCommand {
     Network(network::VpsNetworkCommand),
 }
 
-/// Which VPS, and whether to wait.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Target {
-    /// Its name or id
-    vps: Reference,
-    #[command(flatten)]
-    wait: WaitOptions,
-}
-
 /// What to create.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateOptions {
@@ -163,14 +158,11 @@ pub(crate) struct CreateOptions {
     /// A label that its host must have; may be given several times
     #[arg(long = "host-label", value_name = "KEY=VALUE")]
     host_labels: Vec<String>,
-    /// Say where it would go and why, and do nothing
-    #[arg(long, conflicts_with = "wait")]
-    dry_run: bool,
     /// For which tenant; your token's own where absent
     #[arg(long)]
     tenant: Option<Name>,
     #[command(flatten)]
-    wait: WaitOptions,
+    way: Way,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -182,7 +174,7 @@ enum AfterShutdown {
 }
 
 impl CreateOptions {
-    fn request(self) -> Result<(CreateVps, WaitOptions), Failure> {
+    fn request(self) -> Result<(CreateVps, Way), Failure> {
         let ssh_keys = ssh_keys(self.ssh_keys, &self.ssh_key_files)?;
         let user_data = user_data(self.user_data_file.as_ref())?;
         let guest_shutdown = match self.guest_shutdown {
@@ -208,7 +200,7 @@ impl CreateOptions {
             host_labels,
             tenant: self.tenant,
         };
-        Ok((request, self.wait))
+        Ok((request, self.way))
     }
 }
 
@@ -233,15 +225,8 @@ fn user_data(file: Option<&PathBuf>) -> Result<Option<String>, Failure> {
 pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure> {
     match command {
         VpsCommand::Create(options) => {
-            let dry_run = options.dry_run;
-            let (request, wait) = options.request()?;
-            let client = session.client()?;
-            if dry_run {
-                let plan: CreatePlan = client.post(&format!("{PATH}?dry_run=true"), &request)?;
-                return session.screen.show(&plan, |view| render::plan(&plan, view));
-            }
-            let accepted = client.post(PATH, &request)?;
-            finish(session, &client, accepted, wait)
+            let (request, way) = options.request()?;
+            order::give(session, &session.client()?, PATH, &Verb::Post(&request), &way)
         }
         VpsCommand::Adopt(options) => adopt::run(session, *options),
         VpsCommand::List(filters) => {
@@ -263,23 +248,19 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             };
             session.screen.show(&row, |view| render::details(&row, &hosts, view))
         }
-        VpsCommand::Start(target) => act(session, target, "start"),
+        VpsCommand::Start(target) => act(session, &target, "start"),
         VpsCommand::Stop(options) => change::stop(session, options),
-        VpsCommand::Restart(target) => act(session, target, "restart"),
-        VpsCommand::Pause(target) => act(session, target, "pause"),
-        VpsCommand::Resume(target) => act(session, target, "resume"),
+        VpsCommand::Restart(target) => act(session, &target, "restart"),
+        VpsCommand::Pause(target) => act(session, &target, "pause"),
+        VpsCommand::Resume(target) => act(session, &target, "resume"),
         VpsCommand::Resize(options) => change::resize(session, options),
         VpsCommand::Rebuild(options) => change::rebuild(session, options),
         VpsCommand::Rename(options) => change::rename(session, options),
         VpsCommand::Suspend(options) => change::suspend(session, options),
         VpsCommand::Unsuspend(options) => change::unsuspend(session, options),
-        VpsCommand::Undelete(target) => act(session, target, "undelete"),
-        VpsCommand::Delete(target) => {
-            let client = session.client()?;
-            let accepted = client.delete(&by_id(&client, &target.vps)?)?;
-            finish(session, &client, accepted, target.wait)
-        }
-        VpsCommand::Purge { target, confirmation } => purge(session, target, confirmation),
+        VpsCommand::Undelete(target) => act(session, &target, "undelete"),
+        VpsCommand::Delete(target) => order::delete(session, &target, ""),
+        VpsCommand::Purge { target, confirmation } => purge(session, &target, confirmation),
         VpsCommand::Console { vps, options } => {
             let client = session.client()?;
             let row: VpsView = client.get(&path(&vps))?;
@@ -289,33 +270,26 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
         VpsCommand::Snapshot(command) => snapshot::run(session, command),
         VpsCommand::Clone(options) => snapshot::clone(session, options),
         VpsCommand::Rescue(options) => snapshot::rescue(session, options),
-        VpsCommand::Unrescue(target) => act(session, target, "unrescue"),
+        VpsCommand::Unrescue(target) => act(session, &target, "unrescue"),
         VpsCommand::Iso(command) => snapshot::iso(session, command),
-        VpsCommand::Hold(target) => hold(session, target, true),
-        VpsCommand::Unhold(target) => hold(session, target, false),
+        VpsCommand::Hold(target) => hold(session, &target, true),
+        VpsCommand::Unhold(target) => hold(session, &target, false),
         VpsCommand::Network(command) => network::run(session, command),
     }
 }
 
-fn act(session: &Session, target: Target, action: &str) -> Result<(), Failure> {
-    let client = session.client()?;
-    let accepted = client.act(&format!("{}/{action}", by_id(&client, &target.vps)?))?;
-    finish(session, &client, accepted, target.wait)
+fn hold(session: &Session, target: &Target, hold: bool) -> Result<(), Failure> {
+    order::order(session, target, "hold", &SetHold { hold })
 }
 
-fn hold(session: &Session, target: Target, hold: bool) -> Result<(), Failure> {
-    let client = session.client()?;
-    let accepted = client.post(&format!("{}/hold", by_id(&client, &target.vps)?), &SetHold { hold })?;
-    finish(session, &client, accepted, target.wait)
-}
-
-fn purge(session: &Session, target: Target, confirmation: Confirmation) -> Result<(), Failure> {
+fn purge(session: &Session, target: &Target, confirmation: Confirmation) -> Result<(), Failure> {
     let client = session.client()?;
     let vps: VpsView = client.get(&path(&target.vps))?;
     let consequence = format!("This removes the VPS `{}` ({}) and its disk for good.", vps.name, vps.id);
-    confirm(confirmation, session.no_input(), &consequence)?;
-    let accepted = client.act(&format!("{PATH}/{}/purge", vps.id))?;
-    finish(session, &client, accepted, target.wait)
+    if !target.way.dry_run {
+        confirm(confirmation, session.no_input(), &consequence)?;
+    }
+    order::give::<Nothing>(session, &client, &format!("{PATH}/{}/purge", vps.id), &Verb::Act, &target.way)
 }
 
 fn reset_password(session: &Session, vps: &Reference, user: String) -> Result<(), Failure> {

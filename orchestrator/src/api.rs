@@ -29,6 +29,7 @@ mod auth;
 mod authorities;
 mod catalogue;
 mod certificate;
+mod conditions;
 mod console;
 mod document;
 mod envelope;
@@ -81,6 +82,7 @@ pub struct App {
     bodies: Arc<Semaphore>,
     document: Bytes,
     rules: Arc<auth::Rules>,
+    conditions: Arc<conditions::Book>,
     shapes: Arc<fields::Shapes>,
     audit: Arc<AuditLog>,
     audit_readers: Arc<audit::Readers>,
@@ -113,6 +115,7 @@ impl App {
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
             document: Bytes::new(),
             rules: Arc::default(),
+            conditions: Arc::default(),
             shapes: Arc::default(),
             audit,
             audit_readers: Arc::new(audit::readers()),
@@ -124,11 +127,12 @@ impl App {
 pub fn router(app: App) -> Router {
     let (router, document) = routes().split_for_parts();
     let rules = Arc::new(auth::Rules::of(&document));
+    let conditions = Arc::new(conditions::Book::of(&document));
     let document = document::complete(document);
     // It is made of strings and lists alone, which always have a JSON form; a test reads it back.
     let json = serde_json::to_value(&document).unwrap_or_default();
     let shapes = Arc::new(fields::Shapes::of(&json));
-    let app = App { document: document::render(&document), rules, shapes, ..app };
+    let app = App { document: document::render(&document), rules, conditions, shapes, ..app };
     let router = router.route_layer(middleware::from_fn_with_state(app.clone(), auth::gate));
     envelope::around(router.fallback(problem::no_such_path), app)
 }

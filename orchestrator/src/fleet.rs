@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use chom_protocol::api::events::Event;
+use chom_protocol::api::plans::VpsPlan;
 use chom_protocol::api::tokens::Role;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{HostId, Name, UnixMillis, VpsId};
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::store::seal::{MasterKey, SealError};
 use crate::store::{Revision, Store};
 
@@ -35,6 +37,7 @@ mod media;
 pub mod network;
 pub mod observed;
 mod operations;
+mod plans;
 mod prefetch;
 pub mod quota;
 mod report;
@@ -65,6 +68,7 @@ use decider::{Decider, Mutation, Published, Typed};
 pub use denials::Denial;
 use events::EventRing;
 use observed::{Observation, Observations};
+pub use plans::Planning;
 use rows::{IdempotencyRow, OperationRow, TokenRow, VpsRow};
 use state::{State, Table};
 
@@ -163,6 +167,10 @@ pub struct RequestMark {
     pub idempotency: Option<(String, Sha256)>,
     /// `If-Match`.
     pub if_match: Option<Revision>,
+    /// Whether `If-Match` is missing where its route asks for one.
+    pub unconditional: bool,
+    /// Whether it is only to be planned, or done as planned.
+    pub planning: Planning,
 }
 
 /// A mutation's answer.
@@ -172,6 +180,8 @@ pub struct Done<T> {
     pub value: T,
     /// Whether it is the kept answer to an earlier request with the same key.
     pub replayed: bool,
+    /// What would be done: then nothing was, and `value` is what would have been answered.
+    pub plan: Option<Box<VpsPlan>>,
 }
 
 /// The handle that everything else holds.
@@ -188,6 +198,7 @@ struct Inner {
     /// Which rows of CAs `authorities` was made of.
     followed: Mutex<rotation::Rows>,
     rankings: room::Rankings,
+    plans: plans::Plans,
     token_uses: tokens::Uses,
     denials: denials::Denials,
     started_at: UnixMillis,
@@ -244,6 +255,7 @@ impl Fleet {
             authorities: watch::Sender::new(authorities),
             followed,
             rankings: room::Rankings::default(),
+            plans: plans::Plans::default(),
             token_uses: tokens::Uses::default(),
             denials: denials::Denials::default(),
             started_at: now,
@@ -343,11 +355,27 @@ impl Fleet {
             operation.map_or(Ok(()), |row| quota::check(&before, &decision.state, &row.tenant))?;
             Ok(value)
         };
+        let for_caller = |error: FleetError| if sees_hosts { error } else { error.without_hosts() };
+        if let Planning::DryRun { request } = mark.planning {
+            let before = self.state();
+            let mut decision = Decision::begin(&before, clock::now(), Arc::clone(&caller.name));
+            decision.sees_hosts = sees_hosts;
+            let value = decide(&mut decision, &mark).map_err(for_caller)?;
+            let plan = self.plan_of(caller, request, &before, &decision)?;
+            return Ok(Done { value, replayed: false, plan: Some(Box::new(plan)) });
+        }
+        let fleet = self.clone();
+        let decide = move |decision: &mut Decision, mark: &RequestMark| match mark.planning {
+            Planning::Apply { plan, request } => {
+                fleet.apply_plan(token, (plan, request), decision, |decision| decide(decision, mark))
+            }
+            Planning::None | Planning::DryRun { .. } => decide(decision, mark),
+        };
         let outcome = self
             .decide_for(caller, move |decision| {
                 decision.sees_hosts = sees_hosts;
                 let Some((key, request)) = mark.idempotency.clone() else {
-                    return decide(decision, &mark).map(|value| Done { value, replayed: false });
+                    return decide(decision, &mark).map(|value| Done { value, replayed: false, plan: None });
                 };
                 let id = Sha256::of(format!("{token} {key}").as_bytes());
                 if let Some(row) =
@@ -361,10 +389,10 @@ impl Fleet {
                     master.seal(&IdempotencyRow::key(&id), &answer).map_err(|error| sealed(&error))?;
                 let expires_at = decision.now.plus_seconds(IDEMPOTENCY_SECONDS);
                 decision.put(IdempotencyRow { id, request, answer, expires_at })?;
-                Ok(Done { value, replayed: false })
+                Ok(Done { value, replayed: false, plan: None })
             })
             .await;
-        let (done, _) = outcome.map_err(|error| if sees_hosts { error } else { error.without_hosts() })?;
+        let (done, _) = outcome.map_err(for_caller)?;
         Ok(done)
     }
 }
@@ -384,7 +412,7 @@ fn replay<T: DeserializeOwned>(
     }
     let answer = master.open(&IdempotencyRow::key(&row.id), &row.answer).map_err(|error| sealed(&error))?;
     let value = serde_json::from_slice(&answer).map_err(|error| unreadable(&error))?;
-    Ok(Done { value, replayed: true })
+    Ok(Done { value, replayed: true, plan: None })
 }
 
 fn sealed(error: &SealError) -> FleetError {
@@ -404,9 +432,16 @@ fn unreadable(error: &serde_json::Error) -> FleetError {
 /// Refuses a mutation whose caller saw another revision of the row.
 ///
 /// # Errors
-/// When `If-Match` was given and names another revision.
+/// When `If-Match` was given and names another revision, or is missing where the row is there and the route asks for one.
 pub(crate) fn check_revision(mark: &RequestMark, found: Revision) -> Result<(), FleetError> {
     match mark.if_match {
+        None if mark.unconditional && found > Revision(0) => Err(FleetError::Refused {
+            kind: ErrorKind::Unconditional,
+            detail: "this would overwrite what somebody else may have changed: read the row, and send its ETag as If-Match \
+                     (or `*`, to overwrite whatever is there)"
+                .to_owned(),
+            location: Some("If-Match"),
+        }),
         Some(wanted) if wanted != found => Err(FleetError::Refused {
             kind: ErrorKind::Stale,
             detail: format!(

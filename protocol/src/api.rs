@@ -12,6 +12,7 @@ pub mod guest;
 pub mod hosts;
 pub mod networks;
 pub mod operations;
+pub mod plans;
 pub mod smtp;
 pub mod snapshots;
 pub mod ssh_keys;

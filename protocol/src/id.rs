@@ -74,6 +74,10 @@ id!(
     OperationId, "operation"
 );
 id!(
+    /// What a dry run said would be done, to be applied as it was said.
+    PlanId, "plan"
+);
+id!(
     /// A one-shot task inside desired state, started once.
     JobId, "job"
 );

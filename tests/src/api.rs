@@ -153,13 +153,7 @@ impl Api {
         let body = body.map(|body| body.to_string().into_bytes());
         let headers: Vec<(&str, &str)> = key.map(|key| ("Idempotency-Key", key)).into_iter().collect();
         let (status, answer) = self.ask(method, path, body.as_deref(), &headers)?;
-        let strange = |error: serde_json::Error| {
-            Failure::Silent(format!("{status} {error}: {}", String::from_utf8_lossy(&answer)))
-        };
-        match status {
-            200..300 => serde_json::from_slice(&answer).map_err(strange),
-            _ => Err(Failure::Refused(Box::new(serde_json::from_slice(&answer).map_err(strange)?))),
-        }
+        read(status, &answer)
     }
 
     /// Reads one thing.
@@ -177,6 +171,16 @@ impl Api {
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let body = serde_json::to_value(body).unwrap();
         self.call(Method::Post, path, Some(&body), None)
+    }
+
+    /// Overwrites something, whatever it is now.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub fn overwrite<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).unwrap();
+        let (status, answer) = self.ask(Method::Post, path, Some(&body), &[("If-Match", "*")])?;
+        read(status, &answer)
     }
 
     /// A whole list.
@@ -297,6 +301,16 @@ impl Api {
             let row = self.vps(vps).map_err(|failure| failure.to_string())?;
             if holds(&row) { Ok(row) } else { Err(format!("{row:?}")) }
         })
+    }
+}
+
+fn read<T: DeserializeOwned>(status: u16, answer: &[u8]) -> Result<T, Failure> {
+    let strange = |error: serde_json::Error| {
+        Failure::Silent(format!("{status} {error}: {}", String::from_utf8_lossy(answer)))
+    };
+    match status {
+        200..300 => serde_json::from_slice(answer).map_err(strange),
+        _ => Err(Failure::Refused(Box::new(serde_json::from_slice(answer).map_err(strange)?))),
     }
 }
 

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use chom_protocol::api::vps_servers::{
-    RebuildVps, RenameVps, ResizeVps, StopVps, SuspendVps, UnsuspendVps, VpsAccepted, VpsView,
+    RebuildVps, RenameVps, ResizeVps, StopVps, SuspendVps, UnsuspendVps, VpsView,
 };
 use chom_protocol::vps::{Suspension, SuspensionReason};
 use chom_protocol::{Bytes, Name};
-use serde::Serialize;
 
-use super::{Target, by_id, finish, path, ssh_keys, user_data};
+use super::order::order;
+use super::{Target, path, ssh_keys, user_data};
 use crate::confirm::{Confirmation, confirm};
 use crate::error::Failure;
 use crate::session::Session;
@@ -146,13 +146,13 @@ pub(super) fn parse_bytes(text: &str) -> Result<Bytes, String> {
 
 pub(super) fn stop(session: &Session, options: StopOptions) -> Result<(), Failure> {
     let StopOptions { target, force, grace } = options;
-    order(session, target, "stop", &StopVps { force, grace_seconds: grace })
+    order(session, &target, "stop", &StopVps { force, grace_seconds: grace })
 }
 
 pub(super) fn resize(session: &Session, options: ResizeOptions) -> Result<(), Failure> {
     let ResizeOptions { target, size, cores, memory, disk, restart } = options;
     let request = ResizeVps { size, cores, memory_bytes: memory, disk_bytes: disk, restart };
-    order(session, target, "resize", &request)
+    order(session, &target, "resize", &request)
 }
 
 pub(super) fn rebuild(session: &Session, options: RebuildOptions) -> Result<(), Failure> {
@@ -165,13 +165,15 @@ pub(super) fn rebuild(session: &Session, options: RebuildOptions) -> Result<(), 
     let client = session.client()?;
     let vps: VpsView = client.get(&path(&options.target.vps))?;
     let consequence = format!("What is on the disk of the VPS `{}` ({}) will be lost.", vps.name, vps.id);
-    confirm(options.confirmation, session.no_input(), &consequence)?;
-    order(session, options.target, "rebuild", &request)
+    if !options.target.way.dry_run {
+        confirm(options.confirmation, session.no_input(), &consequence)?;
+    }
+    order(session, &options.target, "rebuild", &request)
 }
 
 pub(super) fn rename(session: &Session, options: RenameOptions) -> Result<(), Failure> {
     let RenameOptions { target, name } = options;
-    order(session, target, "rename", &RenameVps { name })
+    order(session, &target, "rename", &RenameVps { name })
 }
 
 pub(super) fn suspend(session: &Session, options: SuspendOptions) -> Result<(), Failure> {
@@ -180,18 +182,12 @@ pub(super) fn suspend(session: &Session, options: SuspendOptions) -> Result<(), 
         Mode::Stopped => Suspension::Stopped,
         Mode::Isolated => Suspension::Isolated,
     };
-    order(session, target, "suspend", &SuspendVps { reason: reason.into(), mode })
+    order(session, &target, "suspend", &SuspendVps { reason: reason.into(), mode })
 }
 
 pub(super) fn unsuspend(session: &Session, options: UnsuspendOptions) -> Result<(), Failure> {
     let UnsuspendOptions { target, reason } = options;
-    order(session, target, "unsuspend", &UnsuspendVps { reason: reason.into() })
-}
-
-fn order(session: &Session, target: Target, verb: &str, request: &impl Serialize) -> Result<(), Failure> {
-    let client = session.client()?;
-    let accepted: VpsAccepted = client.post(&format!("{}/{verb}", by_id(&client, &target.vps)?), request)?;
-    finish(session, &client, accepted, target.wait)
+    order(session, &target, "unsuspend", &UnsuspendVps { reason: reason.into() })
 }
 
 #[cfg(test)]

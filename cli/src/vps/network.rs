@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use chom_protocol::api::networks::{
     AddressFamily, ChangeAddresses, ChangeNetwork, RateLimits, TrafficQuota, VpsNetworkView,
 };
-use chom_protocol::api::vps_servers::{VpsAccepted, VpsView};
+use chom_protocol::api::vps_servers::VpsView;
 use chom_protocol::network::Firewall;
 use clap::Subcommand;
 use ipnet::IpNet;
-use serde::Serialize;
 
-use super::{Target, by_id, finish, path};
+use super::order::{order, overwrite};
+use super::{Target, by_id, path};
 use crate::error::Failure;
 use crate::output::{Details, View, joined, word, yes_no};
 use crate::session::{Reference, Session, read_text};
@@ -125,7 +125,7 @@ pub(crate) enum AddressCommand {
 
 /// Runs one of them.
 pub(super) fn run(session: &Session, command: VpsNetworkCommand) -> Result<(), Failure> {
-    let change = |target, change| send(session, target, "network", &change);
+    let change = |target: Target, change| overwrite(session, &target, "network", &change);
     match command {
         VpsNetworkCommand::Network { vps } => {
             let client = session.client()?;
@@ -168,13 +168,7 @@ fn address(session: &Session, command: AddressCommand) -> Result<(), Failure> {
             (target, ChangeAddresses::Move { held, to: to.id })
         }
     };
-    send(session, target, "addresses", &change)
-}
-
-fn send<B: Serialize>(session: &Session, target: Target, what: &str, body: &B) -> Result<(), Failure> {
-    let client = session.client()?;
-    let accepted: VpsAccepted = client.post(&format!("{}/{what}", by_id(&client, &target.vps)?), body)?;
-    finish(session, &client, accepted, target.wait)
+    order(session, &target, "addresses", &change)
 }
 
 fn details(card: &VpsNetworkView, view: &View) -> String {

@@ -3,7 +3,8 @@
 use chom_protocol::Bytes;
 use chom_protocol::api::guest::GuestView;
 use chom_protocol::api::hosts::HostView;
-use chom_protocol::api::vps_servers::{CreatePlan, VpsAccepted, VpsView};
+use chom_protocol::api::plans::{QuotaAfter, VpsPlan};
+use chom_protocol::api::vps_servers::{VpsAccepted, VpsView};
 use chom_protocol::vps::{Power, VpsState};
 
 use crate::operation;
@@ -215,17 +216,47 @@ pub(super) fn details(vps: &VpsView, hosts: &[HostView], view: &View) -> String 
     details.render(view)
 }
 
-/// What a create would do.
-pub(super) fn plan(plan: &CreatePlan, view: &View) -> String {
+/// What an order would do.
+pub(super) fn plan(plan: &VpsPlan, view: &View) -> String {
     let mut details = Details::default();
-    let host = plan.host_name.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
-    details.line("Host", Cell::new(host, if plan.host.is_some() { Tone::Good } else { Tone::Bad }));
+    // Tenants are not told of hosts.
+    let host = match (&plan.host_name, plan.id) {
+        (Some(name), _) => Cell::new(name.to_string(), Tone::Good),
+        (None, Some(_)) => Cell::from(""),
+        (None, None) => Cell::new("none", Tone::Bad),
+    };
+    details.line("Plan", plan.id.map(|id| id.to_string()).unwrap_or_default());
+    details.line("Does", &plan.action);
+    details.line("Host", host);
     details.line("Why", &plan.why);
     let addresses: Vec<String> = plan.addresses.iter().map(ToString::to_string).collect();
     details.line("Addresses", joined(&addresses));
     details.lines("Steps", plan.steps.iter().map(Cell::from));
     details.line("Downtime", &plan.downtime);
-    let other = |other: &chom_protocol::api::vps_servers::HostNotTaken| {
+    if let Some(QuotaAfter { tenant, used, quota }) = &plan.quota_after {
+        let of = |used: String, limit: Option<String>| {
+            limit.map_or_else(|| used.clone(), |limit| format!("{used} of {limit}"))
+        };
+        let (memory, disk) = (
+            quota.memory_bytes.map(|bytes| bytes.to_string()),
+            quota.disk_bytes.map(|bytes| bytes.to_string()),
+        );
+        let said = [
+            format!("{} VPSs", of(used.vps.to_string(), quota.vps.map(|limit| limit.to_string()))),
+            format!("{} cores", of(used.cores.to_string(), quota.cores.map(|limit| limit.to_string()))),
+            format!("{} memory", of(used.memory_bytes.to_string(), memory)),
+            format!("{} disk", of(used.disk_bytes.to_string(), disk)),
+        ];
+        details.line("Then has", format!("tenant {tenant}: {}", said.join(", ")));
+    }
+    let from = |row: &chom_protocol::api::plans::PlannedFrom| {
+        Cell::from(format!("{} {} (revision {})", row.kind, row.name, row.revision))
+    };
+    details.lines("Depends on", plan.depends_on.iter().map(from));
+    if let Some(expires_at) = &plan.expires_at {
+        details.line("Good for", until(expires_at, view.now));
+    }
+    let other = |other: &chom_protocol::api::plans::HostNotTaken| {
         Cell::from(format!("{}: {}", other.name, other.reason))
     };
     details.lines("Not taken", plan.not_taken.iter().map(other));
@@ -363,7 +394,11 @@ mod tests {
 
     #[test]
     fn a_plan_says_where_it_goes_and_why_nowhere_else() {
-        let plan: CreatePlan = serde_json::from_value(json!({
+        let plan: VpsPlan = serde_json::from_value(json!({
+            "id": "0190f6d2-8f3e-7cc0-9d4c-0000000000cc", "action": "create", "expires_at": "2026-11-23T12:10:00Z",
+            "depends_on": [{"kind": "host", "name": "host-1", "revision": 7}],
+            "quota_after": {"tenant": "acme", "quota": {"vps": 3}, "used": {"vps": 2, "cores": 4,
+                "memory_bytes": 1_073_741_824u64, "disk_bytes": 0, "addresses": 2, "snapshots": 0}},
             "host": "0190f6d2-8f3e-7cc0-9d4c-0000000000aa", "host_name": "host-1", "why": "the only host that can take it",
             "addresses": ["10.155.0.10"], "steps": ["it makes a disk", "it starts the VPS"], "downtime": "none: it is new",
             "not_taken": [{"host": "0190f6d2-8f3e-7cc0-9d4c-0000000000ab", "name": "host-2", "reason": "cordoned"}],

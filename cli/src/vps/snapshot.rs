@@ -6,7 +6,8 @@ use chom_protocol::api::snapshots::{
 use chom_protocol::{Name, SnapshotId};
 use clap::Subcommand;
 
-use super::{Target, by_id, finish};
+use super::order::{Nothing, Verb, Way, delete, give, order};
+use super::{Target, by_id};
 use crate::client::Client;
 use crate::confirm::{Confirmation, confirm};
 use crate::error::Failure;
@@ -54,7 +55,7 @@ pub(crate) struct Which {
     /// The snapshot's name or id
     snapshot: Reference,
     #[command(flatten)]
-    wait: WaitOptions,
+    way: Way,
 }
 
 /// `chomctl vps clone`.
@@ -68,7 +69,7 @@ pub(crate) struct CloneOptions {
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<Reference>,
     #[command(flatten)]
-    wait: WaitOptions,
+    way: Way,
 }
 
 /// `chomctl vps rescue`.
@@ -94,7 +95,7 @@ pub(crate) enum IsoCommand {
         #[arg(long)]
         boot_first: bool,
         #[command(flatten)]
-        wait: WaitOptions,
+        way: Way,
     },
     /// Takes the medium out
     Detach(Target),
@@ -120,13 +121,13 @@ pub(super) fn run(session: &Session, command: SnapshotCommand) -> Result<(), Fai
                 "This makes the disk of VPS `{}` what it was in snapshot `{}`: what was written since is lost.",
                 which.vps, which.snapshot
             );
-            confirm(confirmation, session.no_input(), &consequence)?;
-            let accepted = client.act(&format!("{path}/restore"))?;
-            finish(session, &client, accepted, which.wait)
+            if !which.way.dry_run {
+                confirm(confirmation, session.no_input(), &consequence)?;
+            }
+            give::<Nothing>(session, &client, &format!("{path}/restore"), &Verb::Act, &which.way)
         }
         SnapshotCommand::Delete(which) => {
-            let accepted = client.delete(&which.path(&client)?)?;
-            finish(session, &client, accepted, which.wait)
+            give::<Nothing>(session, &client, &which.path(&client)?, &Verb::Delete, &which.way)
         }
     }
 }
@@ -136,31 +137,22 @@ pub(super) fn clone(session: &Session, options: CloneOptions) -> Result<(), Fail
     let client = session.client()?;
     let vps = by_id(&client, &options.vps)?;
     let snapshot = options.snapshot.map(|snapshot| id_of(&client, &vps, &snapshot)).transpose()?;
-    let accepted = client.post(&format!("{vps}/clone"), &CloneVps { name: options.name, snapshot })?;
-    finish(session, &client, accepted, options.wait)
+    let request = CloneVps { name: options.name, snapshot };
+    give(session, &client, &format!("{vps}/clone"), &Verb::Post(&request), &options.way)
 }
 
 /// Runs `chomctl vps rescue`.
 pub(super) fn rescue(session: &Session, options: RescueOptions) -> Result<(), Failure> {
-    let client = session.client()?;
-    let path = format!("{}/rescue", by_id(&client, &options.target.vps)?);
-    let accepted = client.post(&path, &Rescue { image: options.image })?;
-    finish(session, &client, accepted, options.target.wait)
+    order(session, &options.target, "rescue", &Rescue { image: options.image })
 }
 
 /// Runs `chomctl vps iso`.
 pub(super) fn iso(session: &Session, command: IsoCommand) -> Result<(), Failure> {
-    let client = session.client()?;
     match command {
-        IsoCommand::Attach { vps, image, boot_first, wait } => {
-            let path = format!("{}/iso", by_id(&client, &vps)?);
-            let accepted = client.post(&path, &AttachIso { image, boot_first })?;
-            finish(session, &client, accepted, wait)
+        IsoCommand::Attach { vps, image, boot_first, way } => {
+            order(session, &Target { vps, way }, "iso", &AttachIso { image, boot_first })
         }
-        IsoCommand::Detach(target) => {
-            let accepted = client.delete(&format!("{}/iso", by_id(&client, &target.vps)?))?;
-            finish(session, &client, accepted, target.wait)
-        }
+        IsoCommand::Detach(target) => delete(session, &target, "/iso"),
     }
 }
 

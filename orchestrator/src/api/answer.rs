@@ -111,7 +111,7 @@ impl Row for VpsNetworkView {
 }
 
 impl Row for chom_protocol::api::audit::AuditChain {}
-impl Row for chom_protocol::api::vps_servers::CreatePlan {}
+impl Row for chom_protocol::api::plans::VpsPlan {}
 impl Row for chom_protocol::api::adoption::AdoptPlan {}
 impl Row for chom_protocol::api::adoption::AdoptPlans {}
 impl Row for chom_protocol::api::hosts::LedgerView {}
@@ -131,6 +131,9 @@ pub(super) fn page<T: Serialize>(page: &Page<T>) -> Response {
 
 /// The answer to a mutation, the same again when it is replayed.
 pub(super) fn done<T: Row>(status: StatusCode, done: &Done<T>) -> Response {
+    if let Some(plan) = &done.plan {
+        return row(plan.as_ref());
+    }
     let mut response = write(status, &done.value);
     let headers = response.headers_mut();
     if let Some(location) = done.value.location().and_then(|text| HeaderValue::from_str(&text).ok()) {

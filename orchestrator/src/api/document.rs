@@ -3,6 +3,7 @@
 use axum::body::Bytes;
 use axum::http::Method;
 use chom_protocol::api::Problem;
+use chom_protocol::api::plans::VpsPlan;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::schema::{Components, Object, ObjectBuilder, Ref, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -10,6 +11,7 @@ use utoipa::openapi::{ContentBuilder, Info, OpenApi, OpenApiBuilder, RefOr, Requ
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::alerts::AlertList;
+use crate::api::conditions::{self, IfMatch};
 use crate::api::host_list::HostList;
 use crate::api::images::ImageList;
 use crate::api::list::About;
@@ -40,6 +42,9 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("chom-api-…").build();
     components.add_security_scheme(SCHEME, SecurityScheme::Http(bearer));
     components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    let mut schemas = vec![(VpsPlan::name().into_owned(), VpsPlan::schema())];
+    VpsPlan::schemas(&mut schemas);
+    components.schemas.extend(schemas);
     let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
     let answer = ResponseBuilder::new()
         .description("What was wrong, where, and what to do.")
@@ -82,29 +87,59 @@ fn say_permission(operation: &mut Operation) {
     }
 }
 
+/// The headers of a change, and the parameters of one that can be planned.
 fn take_headers(operation: &mut Operation) {
+    let conditions = operation.operation_id.as_deref().and_then(conditions::of_route);
     let parameters = operation.parameters.get_or_insert_default();
     parameters.push(header("Idempotency-Key", "1 to 255 visible ASCII characters. The same request with the same key, within a day, is carried out once and gets the same answer.").into());
-    parameters.push(
-        header(
-            "If-Match",
-            "The `ETag` of the row as it was read; the change is refused (412) if the row has changed since.",
-        )
-        .into(),
-    );
     parameters.push(
         header("X-Chom-Reason", "Why the change is made, for the audit trail: 1 to 300 characters, UTF-8.")
             .into(),
     );
+    let taken =
+        "The `ETag` of the row as it was read; the change is refused (412) if the row has changed since.";
+    let needed = "The `ETag` of the row as it was read, or `*`. The change overwrites what somebody else may have changed: \
+        without it, it is refused (428) once the row is there, and with another one than the row's (412).";
+    match conditions.map_or(IfMatch::Refused, |conditions| conditions.if_match) {
+        IfMatch::Refused => {}
+        IfMatch::Taken => parameters.push(header("If-Match", taken).into()),
+        IfMatch::Required => {
+            parameters.push(header("If-Match", needed).into());
+            let extensions = operation.extensions.get_or_insert_default();
+            extensions.insert("x-if-match".to_owned(), "required".into());
+        }
+    }
+    if conditions.is_some_and(|conditions| conditions.plan) {
+        can_be_planned(operation);
+    }
+}
+
+fn can_be_planned(operation: &mut Operation) {
+    let parameters = operation.parameters.get_or_insert_default();
+    let dry_run = "Answer a plan of what would be done, and do nothing.";
+    parameters.push(parameter("dry_run", ParameterIn::Query, dry_run, Type::Boolean).into());
+    let plan = "The id of such a plan, within ten minutes, on the same path with the same body: what it said is done, or, \
+        when the world has moved so that it is not true any more, refused (409) with what moved.";
+    parameters.push(parameter("plan", ParameterIn::Query, plan, Type::String).into());
+    let plan = ContentBuilder::new().schema(Some(Ref::from_schema_name(VpsPlan::name()))).build();
+    let answer = ResponseBuilder::new()
+        .description("What would be done (`dry_run`).")
+        .content("application/json", plan)
+        .build();
+    operation.responses.responses.insert("200".to_owned(), RefOr::T(answer));
 }
 
 fn header(name: &str, description: &str) -> Parameter {
+    parameter(name, ParameterIn::Header, description, Type::String)
+}
+
+fn parameter(name: &str, place: ParameterIn, description: &str, of: Type) -> Parameter {
     ParameterBuilder::new()
         .name(name)
-        .parameter_in(ParameterIn::Header)
+        .parameter_in(place)
         .required(Required::False)
         .description(Some(description))
-        .schema(Some(Object::with_type(Type::String)))
+        .schema(Some(Object::with_type(of)))
         .build()
 }
 

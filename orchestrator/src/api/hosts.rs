@@ -172,7 +172,7 @@ pub(super) async fn allow_destroys(
 
 /// The answer to a change of a host, with its readings of now.
 fn changed(app: &App, done: Done<HostView>) -> Response {
-    let Done { value, replayed } = done;
+    let Done { value, replayed, plan } = done;
     let usage = app.history.usage(value.id, clock::now());
-    answer::done(StatusCode::OK, &Done { value: HostView { usage, ..value }, replayed })
+    answer::done(StatusCode::OK, &Done { value: HostView { usage, ..value }, replayed, plan })
 }

@@ -9,18 +9,19 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
-use chom_protocol::Name;
 use chom_protocol::api::BODY_BYTES_MAX;
 use chom_protocol::id::IdError;
 use chom_protocol::vps::Sha256;
+use chom_protocol::{Name, PlanId};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
 use crate::api::App;
+use crate::api::conditions::{Conditions, IfMatch};
 use crate::api::problem::{ApiError, Kind, shown};
-use crate::fleet::RequestMark;
+use crate::fleet::{Planning, RequestMark};
 use crate::store::Revision;
 
 /// `Idempotency-Key`.
@@ -131,14 +132,14 @@ impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        no_query(&parts)?;
+        let said = said(app, &parts)?;
         check_media_type(&parts.headers)?;
         let bytes = read(app, &parts.headers, body).await?;
-        Ok(Self { mark: mark(&parts, &bytes)?, body: parse(&bytes)? })
+        Ok(Self { mark: said.mark(&parts, &bytes)?, body: parse(&bytes)? })
     }
 }
 
-/// A mutation with a JSON body that can also be planned only: `?dry_run=true`.
+/// A mutation with a JSON body and a plan of its own kind: `?dry_run=true`.
 pub(super) struct Plannable<T> {
     pub(super) mark: RequestMark,
     pub(super) body: T,
@@ -153,7 +154,8 @@ impl<T: DeserializeOwned> FromRequest<App> for Plannable<T> {
         let dry_run = dry_run(&parts)?;
         check_media_type(&parts.headers)?;
         let bytes = read(app, &parts.headers, body).await?;
-        Ok(Self { mark: mark(&parts, &bytes)?, body: parse(&bytes)?, dry_run })
+        let said = Said { conditions: app.conditions.of_request(&parts), wish: Wish::Act };
+        Ok(Self { mark: said.mark(&parts, &bytes)?, body: parse(&bytes)?, dry_run })
     }
 }
 
@@ -182,13 +184,13 @@ impl FromRequest<App> for Order {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        no_query(&parts)?;
+        let said = said(app, &parts)?;
         let bytes = read(app, &parts.headers, body).await?;
         if !bytes.is_empty() {
             check_media_type(&parts.headers)?;
             let Nothing {} = parse(&bytes)?;
         }
-        Ok(Self { mark: mark(&parts, &bytes)? })
+        Ok(Self { mark: said.mark(&parts, &bytes)? })
     }
 }
 
@@ -203,7 +205,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Words<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        no_query(&parts)?;
+        let said = said(app, &parts)?;
         let bytes = read(app, &parts.headers, body).await?;
         let body = match bytes.is_empty() {
             true => T::default(),
@@ -212,7 +214,44 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Words<T> {
                 parse(&bytes)?
             }
         };
-        Ok(Self { mark: mark(&parts, &bytes)?, body })
+        Ok(Self { mark: said.mark(&parts, &bytes)?, body })
+    }
+}
+
+/// What the query of a change asks for.
+#[derive(Clone, Copy)]
+enum Wish {
+    Act,
+    DryRun,
+    Apply(PlanId),
+}
+
+/// What a change says besides its body.
+struct Said {
+    conditions: Conditions,
+    wish: Wish,
+}
+
+fn said(app: &App, parts: &Parts) -> Result<Said, ApiError> {
+    let conditions = app.conditions.of_request(parts);
+    let wish = if conditions.plan { wish(parts)? } else { no_query(parts).map(|()| Wish::Act)? };
+    Ok(Said { conditions, wish })
+}
+
+fn wish(parts: &Parts) -> Result<Wish, ApiError> {
+    match parts.uri.query() {
+        None | Some("" | "dry_run=false") => Ok(Wish::Act),
+        Some("dry_run=true") => Ok(Wish::DryRun),
+        Some(query) => {
+            let plan = query.strip_prefix("plan=").and_then(|id| id.parse().ok());
+            plan.map(Wish::Apply).ok_or_else(|| {
+                let detail = format!(
+                    "this path takes `?dry_run=true`, or `?plan=` and the id that such a dry run answered, and not `?{}`",
+                    shown(query)
+                );
+                ApiError::new(Kind::Malformed, detail)
+            })
+        }
     }
 }
 
@@ -324,17 +363,45 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     pointer
 }
 
-fn mark(parts: &Parts, body: &[u8]) -> Result<RequestMark, ApiError> {
+impl Said {
+    fn mark(&self, parts: &Parts, body: &[u8]) -> Result<RequestMark, ApiError> {
+        let if_match = match (self.conditions.if_match, only(&parts.headers, &IF_MATCH)?) {
+            (IfMatch::Refused, Some(_)) => {
+                let detail = "nothing here has a revision that it could match; leave the header away";
+                return Err(ApiError::new(Kind::Malformed, detail).at("If-Match"));
+            }
+            (_, value) => value,
+        };
+        let request =
+            || Sha256::of(&[format!("{}\n{}\n", parts.method, parts.uri.path()).as_bytes(), body].concat());
+        Ok(RequestMark {
+            idempotency: idempotency(parts, body, self.wish)?,
+            if_match: if_match.map(revision).transpose()?.flatten(),
+            unconditional: self.conditions.if_match == IfMatch::Required && if_match.is_none(),
+            planning: match self.wish {
+                Wish::Act => Planning::None,
+                Wish::DryRun => Planning::DryRun { request: request() },
+                Wish::Apply(plan) => Planning::Apply { plan, request: request() },
+            },
+        })
+    }
+}
+
+/// The key, and what tells the request from others: what is asked for by the query is part of it.
+fn idempotency(parts: &Parts, body: &[u8], wish: Wish) -> Result<Option<(String, Sha256)>, ApiError> {
     let key = idempotency_key(&parts.headers)?;
-    let idempotency = key.map(|key| {
+    Ok(key.map(|key| {
         // The token is part of it, so that what is kept tells nobody anything of a body with a password in it.
         let token = parts.headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let token = token.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-        let head = format!("\n{}\n{}\n", parts.method, parts.uri.path());
+        let plan = match wish {
+            Wish::Act | Wish::DryRun => String::new(),
+            Wish::Apply(plan) => format!("?plan={plan}"),
+        };
+        let head = format!("\n{}\n{}{plan}\n", parts.method, parts.uri.path());
         let whole = [token, head.as_bytes(), body].concat();
         (key, Sha256::of(&whole))
-    });
-    Ok(RequestMark { idempotency, if_match: if_match(&parts.headers)? })
+    }))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -349,8 +416,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     })
 }
 
-fn if_match(headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
-    let Some(value) = only(headers, &IF_MATCH)? else { return Ok(None) };
+/// The revision that `If-Match` names; none: any.
+fn revision(value: &[u8]) -> Result<Option<Revision>, ApiError> {
     if value == b"*" {
         return Ok(None); // any revision of a row that exists; a mutation of one that does not is a 404 anyway
     }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bad_input;
+mod conditions;
 mod document;
 mod events;
 mod https;

@@ -4,19 +4,19 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chom_protocol::VpsId;
-use chom_protocol::api::vps_servers::{CreatePlan, CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
+use chom_protocol::api::vps_servers::{CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
 use chom_protocol::api::{Page, PageQuery};
 
 use crate::api::list::{self, Query};
 use crate::api::problem::ApiError;
-use crate::api::request::{Mutation, Order, Plannable, RowId, RowKey, Words};
+use crate::api::request::{Mutation, Order, RowId, RowKey, Words};
 use crate::api::vps_list::VpsList;
 use crate::api::{App, answer};
 use crate::clock;
 use crate::fleet::rows::{VpsNameRow, VpsRow};
 use crate::fleet::state::State as FleetState;
 use crate::fleet::vps::Action;
-use crate::fleet::{Caller, FleetError, RequestMark, view};
+use crate::fleet::{Caller, FleetError, Planning, RequestMark, view};
 
 /// Lists the VPSs, those by oldest id first, deleted ones that are still kept included.
 #[utoipa::path(get, path = "/api/vps-servers", tag = "VPSs", operation_id = "list_vps", params(PageQuery),
@@ -63,16 +63,14 @@ pub(super) async fn show(
 
 /// Creates a VPS: finds a host and an address for it, and lets the host's agent make it.
 #[utoipa::path(post, path = "/api/vps-servers", tag = "VPSs", operation_id = "create_vps", request_body = CreateVps,
-    params(("dry_run" = Option<bool>, Query, description = "Say where it would go and why, and do nothing.")),
-    responses((status = 202, description = "It will be made.", body = VpsAccepted),
-        (status = 200, description = "What would be done (`dry_run`).", body = CreatePlan)))]
+    responses((status = 202, description = "It will be made.", body = VpsAccepted)))]
 pub(super) async fn create(
     State(app): State<App>,
     caller: Caller,
-    request: Plannable<CreateVps>,
+    request: Mutation<CreateVps>,
 ) -> Result<Response, ApiError> {
-    if request.dry_run {
-        return Ok(answer::row(&app.fleet.plan_create(&caller, request.body)?));
+    if let Planning::DryRun { .. } = request.mark.planning {
+        return Ok(answer::row(&app.fleet.plan_create(&caller, request.mark, request.body).await?));
     }
     let done = app.fleet.create_vps(&caller, request.mark, request.body).await?;
     Ok(answer::done(StatusCode::ACCEPTED, &done))

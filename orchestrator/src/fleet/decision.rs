@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::fleet::audit::{self, Actor, Note, Rows};
 use crate::fleet::error::FleetError;
+use crate::fleet::plans::Pinned;
 use crate::fleet::rows::HostRow;
 use crate::fleet::state::{State, Stored, Table};
 use crate::store::{Commit, Expect, Guard, Key, Revision, record};
@@ -25,6 +26,8 @@ pub struct Decision {
     pub now: UnixMillis,
     /// The operation that this decision begins, if it does.
     pub(super) operation: Option<OperationId>,
+    /// What a plan that is applied leaves no choice of.
+    pub(super) pinned: Option<Pinned>,
     /// Whether whoever asked is told on which hosts things stand.
     pub(super) sees_hosts: bool,
     pub(super) actor: Actor,
@@ -57,6 +60,7 @@ impl Decision {
             state,
             now,
             operation: None,
+            pinned: None,
             sees_hosts: true,
             actor: Actor::named(actor),
             changes: BTreeMap::new(),

@@ -22,6 +22,10 @@ pub enum ErrorKind {
     OverQuota,
     /// `If-Match` named another revision.
     Stale,
+    /// `If-Match` is missing where the change would overwrite what somebody else may have changed.
+    Unconditional,
+    /// The plan is not known, or not true any more.
+    PlanMoved,
     /// The idempotency key was used for another request.
     KeyReused,
     /// The credentials are not enough.

@@ -79,7 +79,7 @@ fn nat_pool() -> Option<PoolRow> {
 }
 
 /// The pools of a network, in order.
-fn pools(state: &State, network: &Name) -> Vec<PoolRow> {
+pub(super) fn pools(state: &State, network: &Name) -> Vec<PoolRow> {
     if network.as_str() == NAT {
         return nat_pool().into_iter().collect();
     }

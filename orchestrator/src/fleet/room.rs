@@ -12,7 +12,7 @@ use crate::fleet::rows::{HostRow, HostStanding, VpsRow};
 use crate::fleet::state::Held;
 use crate::fleet::{Decision, Fleet, view};
 use crate::health;
-use crate::placement::{Candidate, Explanation, NoHost, Ranking, Wish, explain};
+use crate::placement::{Candidate, Explanation, NoHost, Ranking, Wish, explain, place};
 
 /// A host that gained room meanwhile is not looked at for so long at most: spread suffers, nothing else.
 const RANKING_MILLIS_MAX: u64 = 1000;
@@ -61,6 +61,9 @@ pub(super) fn find_host(fleet: &Fleet, decision: &Decision, wish: &Wish) -> Resu
         let observation = observations.get(&host).map(AsRef::as_ref);
         candidate(fleet, decision, wish, row, observation, decision.state.held.get(&host).copied())
     };
+    if let Some(pinned) = &decision.pinned {
+        return place(wish, now_worth(pinned.host));
+    }
     let rankings = &fleet.0.rankings;
     if let Some(host) = rankings.best(wish, decision.now, now_worth) {
         return Ok(host);
@@ -68,6 +71,12 @@ pub(super) fn find_host(fleet: &Fleet, decision: &Decision, wish: &Wish) -> Resu
     let (host, ranking) = look_at_all(fleet, decision, wish, &observations)?;
     rankings.keep(wish, ranking, decision.now);
     Ok(host)
+}
+
+/// Asks nothing of a host but what it has left.
+pub(super) fn nothing(region: &chom_protocol::Name) -> Wish {
+    let (labels, engine) = (Labels::new(), chom_protocol::vps::Engine::Fake);
+    Wish { region: region.clone(), engine, labels, group: None, cores: 0, memory: Bytes(0), disk: Bytes(0) }
 }
 
 /// What a VPS asks of its own host beyond what it holds there. It stands where it stood: nothing new comes together.

@@ -7,6 +7,7 @@ mod lifecycle;
 mod operations;
 mod order;
 mod placing;
+mod plans;
 mod quota;
 mod restore;
 mod rotation;

@@ -97,41 +97,6 @@ pub struct CreateVps {
     pub tenant: Option<Name>,
 }
 
-/// A host that was not taken, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct HostNotTaken {
-    /// Which.
-    pub host: HostId,
-    /// Its name.
-    pub name: Name,
-    /// Why.
-    pub reason: String,
-}
-
-/// What a create would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct CreatePlan {
-    /// The host that would take it; none can where absent.
-    pub host: Option<HostId>,
-    /// Its name.
-    pub host_name: Option<Name>,
-    /// Why this host, or why none.
-    pub why: String,
-    /// The addresses it would get, as of now.
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
-    pub addresses: Vec<IpAddr>,
-    /// What would be done.
-    pub steps: Vec<String>,
-    /// How long something that runs would be down.
-    pub downtime: String,
-    /// The other hosts of the region; those that could take it first, then by id. At most a hundred.
-    pub not_taken: Vec<HostNotTaken>,
-    /// How many other hosts the region has.
-    pub not_taken_count: u32,
-}
-
 /// What a VPS is doing, as far as can be known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

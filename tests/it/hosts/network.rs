@@ -105,7 +105,7 @@ impl<'s> Guest<'s> {
     fn change(&self, body: &Value) {
         let path = format!("/api/vps-servers/{}/network", self.vps);
         let accepted: VpsAccepted =
-            self.site.api().post(&path, body).unwrap_or_else(|failure| panic!("{failure}"));
+            self.site.api().overwrite(&path, body).unwrap_or_else(|failure| panic!("{failure}"));
         self.site.done(&accepted);
     }
 

@@ -99,7 +99,7 @@ fn many_creates_at_once_share_no_address_or_name_and_fill_no_host_beyond_its_roo
     for id in simulation.ids() {
         wait_for("a host with bounded room", LATER, || {
             let view: HostView = api
-                .post(&format!("/api/hosts/{id}/limits"), &limits)
+                .overwrite(&format!("/api/hosts/{id}/limits"), &limits)
                 .map_err(|failure| failure.to_string())?;
             let seen = view.capacity.memory_promisable_bytes == room;
             if seen { Ok(()) } else { Err(format!("{view:?}")) }

@@ -210,7 +210,7 @@ async fn a_request_that_is_not_as_http_wants_it_is_refused_with_what_to_do() {
     .assert_eq(&rendered(&api.post(vps, vec![b' '; 256 * 1024 + 1]).await));
     let dry = api.send(post("/api/vps-servers?dry_run=maybe").body(Body::from(body)).unwrap()).await;
     expect![[r#"
-        400 /problems/malformed: this path takes `?dry_run=true` and nothing else, not `?dry_run=maybe`
+        400 /problems/malformed: this path takes `?dry_run=true`, or `?plan=` and the id that such a dry run answered, and not `?dry_run=maybe`
     "#]]
     .assert_eq(&rendered(&dry));
     expect![[r#"

@@ -8,9 +8,10 @@ use chom_protocol::vps::{AddressPrefix, NetworkInterface};
 use chom_protocol::{HostId, VpsId};
 use ipnet::IpNet;
 
-use super::address::{exhausted, free_of, scope};
+use super::address::{exhausted, free_of, held_within, scope};
+use super::allocation::{may_be_given, overlap};
 use super::pools;
-use super::rows::{AddressRow, NetworkRow, PoolRow};
+use super::rows::{AddressRow, NetworkRow, PoolRow, Scope};
 use crate::fleet::{Decision, FleetError};
 
 /// Name servers of a card; what resolvers look at (resolv.conf(5)).
@@ -50,13 +51,37 @@ pub(in crate::fleet) fn plug_in(
         if of.is_empty() {
             continue;
         }
-        let free = of.iter().find_map(|pool| Some((*pool, free_of(&decision.state, &scope, pool)?)));
-        let (pool, held) = free.ok_or_else(|| exhausted(network, &of))?;
+        let (pool, held) = match decision.pinned.as_ref() {
+            Some(pinned) => planned(decision, &scope, &of, &pinned.addresses)?,
+            None => {
+                let free = of.iter().find_map(|pool| Some((*pool, free_of(&decision.state, &scope, pool)?)));
+                free.ok_or_else(|| exhausted(network, &of))?
+            }
+        };
         add(&mut card, pool, held);
         let (scope, network, since) = (scope.clone(), network.name.clone(), decision.now);
         decision.put(AddressRow { scope, held, network, vps, host, since })?;
     }
     Ok(card)
+}
+
+/// The address of these pools that a plan named, if it is still free.
+fn planned<'p>(
+    decision: &Decision,
+    scope: &Scope,
+    pools: &[&'p PoolRow],
+    addresses: &[IpAddr],
+) -> Result<(&'p PoolRow, IpNet), FleetError> {
+    let of = |address: &IpAddr| pools.iter().find(|pool| pool.prefix.contains(address)).copied();
+    let named = addresses.iter().find_map(|address| Some((*address, of(address)?)));
+    let (address, pool) =
+        named.ok_or_else(|| FleetError::conflict("no pool has the planned address any more"))?;
+    let held = IpNet::new(address, pool.given_bits).map_or(alone(address), |net| net.trunc());
+    let taken = held_within(&decision.state, scope, pool.prefix).any(|other| overlap(other.held, held));
+    if taken || !may_be_given(pool, held) {
+        return Err(FleetError::conflict(format!("address {address} is not free any more")));
+    }
+    Ok((pool, held))
 }
 
 /// A card's hardware address follows from its VPS's id, so that it is the same for ever: the first byte marks it as

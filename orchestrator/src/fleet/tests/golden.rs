@@ -31,7 +31,8 @@ fn folder() -> PathBuf {
 pub(crate) async fn full() -> World {
     let world = World::new().await;
     let host = world.host("h", "eu-west", 10).await;
-    let mark = RequestMark { idempotency: Some(("k".to_owned(), Sha256::of(b"r"))), if_match: None };
+    let mark =
+        RequestMark { idempotency: Some(("k".to_owned(), Sha256::of(b"r"))), ..RequestMark::default() };
     let mut wanted = request("a", "eu-west");
     wanted.user_data = Some("#cloud-config\n".to_owned());
     wanted.ssh_keys = vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 you@example".to_owned()];

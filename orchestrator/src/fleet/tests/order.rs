@@ -50,8 +50,10 @@ async fn one_of_two_creates_of_one_name_is_refused() {
 async fn the_same_key_and_request_get_the_same_answer_also_after_a_restart() {
     let world = World::new().await;
     world.host("h", "eu-west", 10).await;
-    let mark =
-        |body: &[u8]| RequestMark { idempotency: Some(("k1".to_owned(), Sha256::of(body))), if_match: None };
+    let mark = |body: &[u8]| RequestMark {
+        idempotency: Some(("k1".to_owned(), Sha256::of(body))),
+        ..RequestMark::default()
+    };
     let create = |world: &World, mark| {
         let fleet = world.fleet.clone();
         async move { fleet.create_vps(&caller(), mark, request("a", "eu-west")).await }
@@ -74,7 +76,7 @@ async fn a_caller_who_saw_an_older_revision_is_refused() {
     let world = World::new().await;
     world.host("h", "eu-west", 10).await;
     let vps = world.create("a", "eu-west").await.unwrap().value.vps;
-    let mark = |revision| RequestMark { idempotency: None, if_match: Some(Revision(revision)) };
+    let mark = |revision| RequestMark { if_match: Some(Revision(revision)), ..RequestMark::default() };
     let stopped =
         world.fleet.act(&caller(), mark(vps.revision), vps.id, Action::Stop).await.unwrap().value.vps;
     assert!(stopped.revision > vps.revision);

@@ -1,9 +1,10 @@
 //! Where VPSs go: labels, limits and groups of hosts, and what a dry run says.
 
 use chom_protocol::api::hosts::{ChangeLabels, HostLimits, Labels};
-use chom_protocol::api::vps_servers::CreatePlan;
+use chom_protocol::api::plans::VpsPlan;
 
 use super::*;
+use crate::fleet::Planning;
 use crate::fleet::rows::VpsRow;
 
 fn labels(text: &str) -> Labels {
@@ -25,7 +26,7 @@ async fn create(world: &World, wanted: CreateVps) -> Result<HostId, FleetError> 
     Ok(done.value.vps.host.unwrap())
 }
 
-fn rendered(plan: &CreatePlan) -> String {
+fn rendered(plan: &VpsPlan) -> String {
     let host = plan.host_name.as_ref().map_or("nobody", |name| name.as_str());
     let mut text = format!("{host}: {}\n", plan.why);
     for other in &plan.not_taken {
@@ -103,10 +104,12 @@ async fn a_dry_run_says_where_and_why_and_changes_nothing() {
     let big = world.host("big", "eu-west", 9).await;
     let _small = world.host("small", "eu-west", 3).await;
     let before = world.fleet.state().revision;
-    let plan = world.fleet.plan_create(&caller(), request("a", "eu-west")).unwrap();
+    let mark =
+        || RequestMark { planning: Planning::DryRun { request: Sha256::of(b"") }, ..RequestMark::default() };
+    let plan = world.fleet.plan_create(&caller(), mark(), request("a", "eu-west")).await.unwrap();
     assert_eq!((plan.host, plan.addresses.len(), plan.steps.len()), (Some(big), 1, 3));
     let wanted = CreateVps { host_labels: labels("disk=nvme"), ..request("a", "eu-west") };
-    let nowhere = world.fleet.plan_create(&caller(), wanted).unwrap();
+    let nowhere = world.fleet.plan_create(&caller(), mark(), wanted).await.unwrap();
     expect_test::expect![[r#"
         big: VPSs are spread: then it has 88 % of its memory free and 1 VPSs, the next best 66 % of its memory free and 1 VPSs
           not small: could take it; then it had 66 % of its memory free and 1 VPSs
@@ -116,7 +119,7 @@ async fn a_dry_run_says_where_and_why_and_changes_nothing() {
     "#]].assert_eq(&(rendered(&plan) + &rendered(&nowhere)));
     assert_eq!(world.fleet.state().revision, before);
     assert_eq!(create(&world, request("a", "eu-west")).await.unwrap(), big, "as planned");
-    let taken = world.fleet.plan_create(&caller(), request("a", "eu-west")).unwrap_err();
+    let taken = world.fleet.plan_create(&caller(), mark(), request("a", "eu-west")).await.unwrap_err();
     assert_eq!(taken.location(), Some("/name"));
     world.end().await;
 }

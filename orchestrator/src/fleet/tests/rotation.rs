@@ -88,7 +88,8 @@ async fn just_after_a_start_a_new_ca_waits_for_hosts_to_come_back() {
 #[tokio::test]
 async fn what_an_answer_showed_once_is_nowhere_in_the_store() {
     let world = World::new().await;
-    let mark = RequestMark { idempotency: Some(("k".to_owned(), Sha256::of(b"r"))), if_match: None };
+    let mark =
+        RequestMark { idempotency: Some(("k".to_owned(), Sha256::of(b"r"))), ..RequestMark::default() };
     let ask = || AddHost { name: name("h"), region: name("eu-west"), host: None };
     let first = world.fleet.add_host(&caller(), mark.clone(), ask()).await.unwrap();
     let again = world.fleet.add_host(&caller(), mark, ask()).await.unwrap();
