@@ -406,14 +406,19 @@ mod tests {
         }))
         .unwrap();
         expect![[r#"
-            Host:       host-1
-            Why:        the only host that can take it
-            Addresses:  10.155.0.10
-            Steps:      it makes a disk
-                        it starts the VPS
-            Downtime:   none: it is new
-            Not taken:  host-2: cordoned
-            And:        6 more hosts
+            Plan:        0190f6d2-8f3e-7cc0-9d4c-0000000000cc
+            Does:        create
+            Host:        host-1
+            Why:         the only host that can take it
+            Addresses:   10.155.0.10
+            Steps:       it makes a disk
+                         it starts the VPS
+            Downtime:    none: it is new
+            Then has:    tenant acme: 2 of 3 VPSs, 4 cores, 1 GiB memory, 0 B disk
+            Depends on:  host host-1 (revision 7)
+            Good for:    10m00s
+            Not taken:   host-2: cordoned
+            And:         6 more hosts
         "#]]
         .assert_eq(&super::plan(&plan, &test_view(false)));
     }

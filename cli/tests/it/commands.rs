@@ -150,7 +150,8 @@ fn a_mutation_goes_by_id_and_keeps_its_key_over_retries() {
 
 #[test]
 fn every_command_asks_for_what_it_says() {
-    let cases: [(&[&str], &str, &str); 9] = [
+    let cases: [(&[&str], &str, &str); 10] = [
+        (&["vps", "start", VPS, "--plan", VPS], "POST /api/vps-servers/ID/start?plan=ID", ""),
         (&["vps", "stop", VPS], "POST /api/vps-servers/ID/stop", r#"{"force":false}"#),
         (&["vps", "restart", VPS], "POST /api/vps-servers/ID/restart", ""),
         (&["vps", "delete", VPS], "DELETE /api/vps-servers/ID", ""),
@@ -377,7 +378,9 @@ fn a_mail_password_comes_from_stdin_and_is_not_printed() {
         ["smtp", "configure", "--host", "mail", "--username", "u", "--password-stdin", "--from", "f@x"];
     let outcome = run_with_input(&server.url, &[&arguments[..], &["--to", "t@x"]].concat(), "pass word\n");
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let sent: Value = serde_json::from_str(&server.requests()[0].body).unwrap();
+    let [_, sent] = server.requests().try_into().unwrap();
+    assert_eq!(sent.header("if-match"), Some("\"1\""), "it overwrites what it has read, and nothing newer");
+    let sent: Value = serde_json::from_str(&sent.body).unwrap();
     assert_eq!(sent["password"], "pass word");
     assert!(!outcome.stdout.contains("pass word") && !outcome.stderr.contains("pass word"));
 }
