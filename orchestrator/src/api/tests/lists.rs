@@ -143,7 +143,10 @@ async fn filters_let_through_what_they_name_and_orders_are_kept_over_pages() {
         let names: Vec<&str> = names.split_whitespace().collect();
         assert_eq!(found(&api, &format!("/api/vps-servers{query}")).await, names, "{query}");
     }
-    api.post(&format!("/api/hosts/{first}/labels"), r#"{"set":{"disk":"nvme","rack":"a1"}}"#).await;
+    let request = api.request(Method::POST, &format!("/api/hosts/{first}/labels")).header("If-Match", "*");
+    let request = request.header("Content-Type", "application/json");
+    let body = Body::from(r#"{"set":{"disk":"nvme","rack":"a1"}}"#);
+    assert_eq!(api.send(request.body(body).unwrap()).await.status, StatusCode::OK);
     api.post(&format!("/api/hosts/{first}/cordon"), r#"{"cordoned":true}"#).await;
     for (query, names) in [
         ("?sort=-name", "h2 h1"),
