@@ -6,7 +6,7 @@ use crate::error::Failure;
 use crate::session::{Session, Shared};
 use crate::{
     alert, audit, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key,
-    tenant, token, vps,
+    tenant, token, vps, webhook,
 };
 
 /// Runs a fleet of VPS hosts from the command line
@@ -68,6 +68,9 @@ enum Command {
     /// Who did what, and proof that nobody changed the record of it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Who is told of what by HTTP
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
     /// The fleet's CAs
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
@@ -105,6 +108,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Tenant(command) => tenant::run(&session, command),
         Command::Token(command) => token::run(&session, command),
         Command::Audit(command) => audit::run(&session, command),
+        Command::Webhook(command) => webhook::run(&session, command),
         Command::Authority(command) => authority::run(&session, command),
         Command::Network(command) => network::run(&session, command),
         Command::Address(command) => network::addresses(&session, command),

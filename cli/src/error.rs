@@ -111,6 +111,9 @@ pub(crate) enum Failure {
         /// Of how many.
         recipients: usize,
     },
+    /// The test of a webhook did not arrive.
+    #[error("the receiver did not take the test")]
+    Webhook,
     /// No WebSocket.
     #[error("cannot reach {server}")]
     Socket {
@@ -187,6 +190,7 @@ impl Failure {
             | Self::Operation { .. }
             | Self::Waited { .. }
             | Self::Mail { .. }
+            | Self::Webhook
             | Self::Socket { .. }
             | Self::Terminal(_)
             | Self::Console { .. }
@@ -239,6 +243,7 @@ impl Failure {
                     .to_owned(),
             ),
             Self::NotAdopted { .. } => Some("the lines above say why each was refused".to_owned()),
+            Self::Webhook => Some("the answer above says what is in the way".to_owned()),
             Self::Mail { .. } => Some("the answers above say what the mail server minds".to_owned()),
             Self::Terminal(_) => Some("run it in a terminal, or with standard input from a pipe".to_owned()),
             Self::Console { .. } => None,

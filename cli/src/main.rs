@@ -26,6 +26,7 @@ mod ssh_key;
 mod tenant;
 mod token;
 mod vps;
+mod webhook;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -22,6 +22,7 @@ use crate::fleet::{Decision, Fleet, FleetError};
 use crate::history::History;
 use crate::notify::outbox;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
+use crate::notify::webhook::event::Telling;
 
 pub(crate) mod facts;
 pub(crate) mod grouping;
@@ -40,10 +41,15 @@ use rules::Transition;
 const PASS: Duration = Duration::from_secs(1);
 /// Alerts that one commit changes, groups that it tells of (two changes each and one for a new one) and old rows that it
 /// drops: all together within a commit's 128 changes.
-const ALERTS_PER_COMMIT_MAX: usize = 80;
+const ALERTS_PER_COMMIT_MAX: usize = 72;
+/// Rows of the journal that they fill: what each tells takes up to 6 KiB, and goes out twice when it is about a quota.
+const JOURNAL_ROWS_PER_COMMIT_MAX: usize = 20;
 const GROUPS_PER_COMMIT_MAX: usize = 10;
 const DROPPED_PER_COMMIT_MAX: usize = 16;
-const _: () = assert!(ALERTS_PER_COMMIT_MAX + 2 * GROUPS_PER_COMMIT_MAX + DROPPED_PER_COMMIT_MAX <= 128);
+const _: () = assert!(
+    ALERTS_PER_COMMIT_MAX + JOURNAL_ROWS_PER_COMMIT_MAX + 2 * GROUPS_PER_COMMIT_MAX + DROPPED_PER_COMMIT_MAX
+        <= 128
+);
 /// Commits of one pass, so that a storm does not hold up mutations; the next pass goes on.
 const COMMITS_PER_PASS_MAX: usize = 32;
 /// How long a resolved alert can be looked up; longer than its mail is tried.
@@ -253,6 +259,9 @@ fn apply(decision: &mut Decision, transition: Transition) -> Result<(), FleetErr
         tracing::warn!(alert = %row.id, rule = %row.subject.rule, summary = %row.summary, "an alert {what}");
         let message = format!("{} {what}: {}", row.subject.rule, row.summary);
         decision.tell(Event::Alert { id: row.id, message });
+        for telling in Telling::alert(&decision.state, &row) {
+            decision.tell_webhooks(telling);
+        }
     }
     decision.put(row)
 }

@@ -18,6 +18,7 @@ use crate::fleet::Fleet;
 use crate::history::History;
 use crate::images::ImageFolder;
 use crate::notify::Notifier;
+use crate::notify::webhook::Courier;
 use crate::prometheus::HttpMetrics;
 use crate::store::Store;
 
@@ -57,6 +58,7 @@ mod vps_changes;
 mod vps_list;
 mod vps_network;
 mod vps_servers;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -74,6 +76,7 @@ pub struct App {
     store: Arc<dyn Store>,
     history: Arc<History>,
     notifier: Notifier,
+    courier: Courier,
     images: Arc<ImageFolder>,
     consoles: Consoles,
     stop: CancellationToken,
@@ -96,7 +99,7 @@ impl App {
         fleet: Fleet,
         store: Arc<dyn Store>,
         history: Arc<History>,
-        notifier: Notifier,
+        (notifier, courier): (Notifier, Courier),
         images: Arc<ImageFolder>,
         consoles: Consoles,
         audit: Arc<AuditLog>,
@@ -107,6 +110,7 @@ impl App {
             store,
             history,
             notifier,
+            courier,
             images,
             consoles,
             stop,
@@ -157,6 +161,11 @@ fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(smtp::configure))
         .routes(routes!(smtp::test))
         .routes(routes!(smtp::show))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::replay))
 }
 
 fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {

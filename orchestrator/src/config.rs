@@ -11,6 +11,8 @@ use chom_protocol::vps::{Engine, ImageFormat};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::notify::webhook::queue::Backoff;
+
 /// Where the file is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/chom/orchestrator.toml";
 /// Longest file that is read: a thousand images are about 200 KiB.
@@ -75,6 +77,9 @@ pub struct Config {
     /// When alerts fire and are told.
     #[serde(default)]
     pub alerts: AlertSettings,
+    /// Whom webhooks tell, and how often it is tried.
+    #[serde(default)]
+    pub webhooks: WebhookSettings,
     /// How much of a host may be promised to VPSs.
     #[serde(default)]
     pub overcommit: Overcommit,
@@ -193,6 +198,36 @@ impl Default for AlertSettings {
             memory_clear_ratio: 0.90,
             certificate_days: 7,
             fleet_share_ratio: 0.5,
+        }
+    }
+}
+
+/// Whom webhooks tell, and how often it is tried.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhookSettings {
+    /// Networks beside the public Internet that webhooks of tenants may stand in, there by `http` too. Those of the fleet may
+    /// stand anywhere.
+    pub networks: Vec<IpNet>,
+    /// The wait after a first try in vain; it doubles each time.
+    pub retry_first_seconds: u32,
+    /// The longest wait.
+    pub retry_longest_seconds: u32,
+}
+
+impl Default for WebhookSettings {
+    fn default() -> Self {
+        Self { networks: Vec::new(), retry_first_seconds: 5, retry_longest_seconds: 3600 }
+    }
+}
+
+impl WebhookSettings {
+    /// As the courier goes by it.
+    #[must_use]
+    pub fn backoff(&self) -> Backoff {
+        Backoff {
+            first_seconds: self.retry_first_seconds.into(),
+            longest_seconds: self.retry_longest_seconds.into(),
         }
     }
 }

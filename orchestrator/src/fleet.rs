@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::notify::webhook::rows::WebhookRow;
 use crate::store::seal::{MasterKey, SealError};
 use crate::store::{Revision, Store};
 
@@ -53,6 +54,7 @@ pub mod tokens;
 pub mod view;
 pub mod vps;
 mod vps_plan;
+pub mod webhooks;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -116,6 +118,12 @@ impl Caller {
     /// Whether a token is there for it.
     #[must_use]
     pub fn sees_token(&self, row: &TokenRow) -> bool {
+        self.tenant.is_none() || self.tenant == row.tenant
+    }
+
+    /// Whether a webhook is there for it.
+    #[must_use]
+    pub fn sees_webhook(&self, row: &WebhookRow) -> bool {
         self.tenant.is_none() || self.tenant == row.tenant
     }
 

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod console;
+pub mod dial;
 mod durable_file;
 pub mod export;
 pub mod fleet;

@@ -1,5 +1,5 @@
-//! All that leaves the orchestrator: for now mail. Settings of the mail server, the test mail, and what the API shows of the
-//! outbox. When something is told is decided in `alerts`.
+//! All that leaves the orchestrator: mail, and webhooks (`webhook`). Settings of the mail server, the test mail, and what the API
+//! shows of the outbox. When something is told is decided in `alerts`.
 
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ pub mod mail;
 pub(crate) mod outbox;
 pub(crate) mod render;
 pub mod rows;
+pub mod webhook;
 
 use mail::{Limits, Mail, Mailer, SendError, Server};
 use rows::{Delivery, NotificationRow, SmtpRow, THE_SERVER};

@@ -48,6 +48,8 @@ pub enum Subject {
     Audit,
     /// The log of all of it, with its hashes.
     AuditChain,
+    /// Webhooks and their deliveries.
+    Webhook,
 }
 
 /// How much.
@@ -117,6 +119,7 @@ const ROLES: &[(Subject, &str, [Option<Access>; Role::ALL.len()])] = &[
     (Subject::Token, "token", [C, R, R, C, N, N]),
     (Subject::Audit, "audit", [R, R, R, R, N, N]),
     (Subject::AuditChain, "audit-chain", [R, R, R, N, N, N]),
+    (Subject::Webhook, "webhook", [C, C, R, C, N, N]),
 ];
 
 /// What each route needs, by its operation id in the OpenAPI document. A route that is not here is answered with an error.
@@ -212,6 +215,14 @@ const ROUTES: &[(&str, Needs)] = &[
     ("show_smtp", read(Subject::Mail)),
     ("configure_smtp", change(Subject::Mail)),
     ("test_smtp", change(Subject::Mail)),
+    ("list_webhooks", read(Subject::Webhook)),
+    ("show_webhook", read(Subject::Webhook)),
+    ("create_webhook", change(Subject::Webhook)),
+    ("update_webhook", change(Subject::Webhook)),
+    ("delete_webhook", change(Subject::Webhook)),
+    ("test_webhook", change(Subject::Webhook)),
+    ("list_deliveries", read(Subject::Webhook)),
+    ("replay_webhook", change(Subject::Webhook)),
     ("list_authorities", read(Subject::Authority)),
     ("rotate_authority", change(Subject::Authority)),
     ("retire_authority", change(Subject::Authority)),

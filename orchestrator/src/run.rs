@@ -24,10 +24,12 @@ use crate::history::History;
 use crate::images::fetcher::Fetcher;
 use crate::images::{self, ImageError, ImageFolder, fetch};
 use crate::notify::Notifier;
+use crate::notify::webhook::Courier;
+use crate::notify::webhook::post::{Policy, Poster};
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{Store, sled};
-use crate::{chain, clock, export, init};
+use crate::{chain, clock, dial, export, init};
 
 /// What asks has so long to end: a slow API request its deadline, the link its last packets.
 const EDGES_GRACE: Duration = Duration::from_secs(15);
@@ -183,12 +185,15 @@ impl Running {
     ) {
         let Self { fleet, store, history, master_key, link, edges, .. } = self;
         let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
+        let policy = Policy { networks: config.webhooks.networks.clone() };
+        let poster = Poster::new(dial::system_tls(), policy);
+        let courier = Courier::new(fleet.clone(), Arc::clone(master_key), poster, config.webhooks.backoff());
         let consoles = Consoles::new(fleet.clone(), Arc::clone(&link.sessions), edges.clone());
         let app = App::new(
             fleet.clone(),
             Arc::clone(store),
             Arc::clone(history),
-            notifier.clone(),
+            (notifier.clone(), courier.clone()),
             Arc::clone(&link.images),
             consoles,
             audit,
@@ -200,6 +205,7 @@ impl Running {
         edges.service("alerts", async move { alerting.watch(stop).await });
         let stop = edges.stop();
         edges.service("mail", async move { notifier.deliver(stop).await });
+        edges.service("webhooks", courier.run(edges.stop()));
         let tasks = edges.clone();
         edges.service("api", async move {
             if let Err(error) = api::serve(api::router(app), api, in_use, &tasks).await {
@@ -207,7 +213,7 @@ impl Running {
             }
         });
         let networks = fleet.catalogue().image_networks.clone();
-        let client = fetch::Client::new(fetch::system_tls(), networks, fetch::Limits::default());
+        let client = fetch::Client::new(dial::system_tls(), networks, fetch::Limits::default());
         let fetcher = Fetcher::new(fleet.clone(), Arc::clone(&link.images), client, edges.clone());
         edges.service("images", fetcher.run(edges.stop()));
         edges.service("certificate", certificate.keep(edges.stop()));
@@ -274,6 +280,7 @@ pub fn catalogue(config: &Config) -> Result<(ImageFolder, Catalogue), ImageError
         unreachable_after_seconds: config.unreachable_after_seconds.into(),
         operation_seconds_max: config.operation_seconds_max.into(),
         image_networks: config.image_fetch_networks.clone(),
+        webhook_networks: config.webhooks.networks.clone(),
         link_addresses: config.public_addresses.clone(),
     };
     Ok((folder, catalogue))

@@ -102,6 +102,14 @@ id!(
     TokenId, "token"
 );
 id!(
+    /// One webhook.
+    WebhookId, "webhook"
+);
+id!(
+    /// One event as webhooks tell it; the same for all that hear of it and for every try (`webhook-id`).
+    DeliveryId, "delivery"
+);
+id!(
     /// One boot of a host (`/proc/sys/kernel/random/boot_id`, random(4)).
     BootId, "boot"
 );

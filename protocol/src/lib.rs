@@ -14,7 +14,7 @@ pub mod units;
 pub mod vps;
 
 pub use id::{
-    AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, PlanId,
-    SnapshotId, TokenId, TunnelId, VpsId,
+    AlertId, BootId, DeliveryId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId,
+    PlanId, SnapshotId, TokenId, TunnelId, VpsId, WebhookId,
 };
 pub use units::{Bytes, Generation, UnixMillis};

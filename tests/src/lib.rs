@@ -4,7 +4,7 @@
 //! ```text
 //! fleet ─► orchestrator, agent   real processes with folders of their own      wait   conditions with deadlines
 //!     └──► api                   the admin API, typed                          seed   chance that can be repeated
-//! smtp    a mail server that refuses, stalls, greylists
+//! smtp    a mail server that refuses, stalls, greylists        receiver   the same for webhooks
 //! proxy   bad network, UDP       peer   one bare connection of the link, well-behaved or hostile
 //! hosts   real machines (fleet/fleet.sh) with systemd, libvirt and QEMU beside an orchestrator
 //! simulation   thousands of agents in one process
@@ -26,6 +26,7 @@ pub mod orchestrator;
 pub mod peer;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod seed;
 pub mod simulation;
 pub mod smtp;

@@ -374,6 +374,7 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
          [link]\nidle_timeout_seconds = {}\n\n\
          [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = {}\n\n\
          [overcommit]\ncores_per_core = 1000\ndisk_reserved_mib = 0\n\n\
+         [webhooks]\nnetworks = [\"127.0.0.0/8\"]\nretry_first_seconds = 1\nretry_longest_seconds = 2\n\n\
          [alerts]\ndisk_ratio = 0.99\ndisk_clear_ratio = 0.98\nfor_seconds = {}\ngroup_wait_seconds = 0\ngroup_interval_seconds = 1\n\n",
         folder.join("exports"),
         folder.join("master.key"),

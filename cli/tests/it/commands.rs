@@ -424,3 +424,73 @@ fn colours_are_for_terminals() {
     let outcome = run(&server.url, &["vps", "show", "web"]);
     assert!(outcome.stdout.contains("running") && !outcome.stdout.contains('\u{1b}'), "{}", outcome.stdout);
 }
+
+const WEBHOOK: &str = "0190f6d2-8f3e-7cc0-9d4c-00000000beef";
+
+fn webhook() -> Value {
+    json!({
+        "id": WEBHOOK, "name": "billing", "tenant": null, "url": "https://billing.example/", "kinds": ["operations", "quota"],
+        "enabled": true, "created_at": "2026-01-01T00:00:00Z", "waiting": 2, "waiting_since": "2026-01-01T00:00:00Z",
+        "problem": "cannot connect to `billing.example`", "dropped": 0, "dropped_at": null, "old_secret_until": null, "revision": 7
+    })
+}
+
+#[test]
+fn a_webhook_is_found_by_its_name_and_its_secret_stands_alone() {
+    let server = Server::start(|request, _| match request.line.as_str() {
+        "GET /api/webhooks?limit=1000" => answer(200, &json!({"items": [webhook()]})),
+        "POST /api/webhooks" => answer(201, &json!({"webhook": webhook(), "secret": "whsec_abc"})),
+        line if line.ends_with("/replay") => answer(200, &json!({"deliveries": 3})),
+        line if line.ends_with("/test") => answer(
+            200,
+            &json!({"id": OPERATION, "delivered": false,
+                    "attempt": {"at": "2026-01-01T00:00:00Z", "duration_ms": 4, "status": 500, "answer": "no"}}),
+        ),
+        line if line.starts_with("POST ") => answer(200, &json!({"webhook": webhook()})),
+        _ => problem(404, "No such thing", "there is none", None),
+    });
+    let made = run(
+        &server.url,
+        &[
+            "webhook",
+            "create",
+            "billing",
+            "--url",
+            "https://billing.example/",
+            "--kind",
+            "operations",
+            "--kind",
+            "quota",
+        ],
+    );
+    assert_eq!((made.code, made.stdout.as_str()), (Some(0), "whsec_abc\n"), "{}", made.stderr);
+    assert_eq!(
+        serde_json::from_str::<Value>(&server.requests()[0].body).unwrap(),
+        json!({"name": "billing", "url": "https://billing.example/", "kinds": ["operations", "quota"]})
+    );
+    let listed = run(&server.url, &["webhook", "list"]);
+    assert!(
+        listed.stdout.contains("failing") && listed.stdout.contains("operations, quota"),
+        "{}",
+        listed.stdout
+    );
+    let disabled = run(&server.url, &["webhook", "update", "billing", "--disable"]);
+    assert_eq!(disabled.code, Some(0), "{}", disabled.stderr);
+    let sent = server.requests().pop().unwrap();
+    assert_eq!(sent.line, format!("POST /api/webhooks/{WEBHOOK}"));
+    assert_eq!(
+        serde_json::from_str::<Value>(&sent.body).unwrap(),
+        json!({"enabled": false, "new_secret": false})
+    );
+    let replayed = run(&server.url, &["webhook", "replay", WEBHOOK, "--since", "2026-01-01T00:00:00Z"]);
+    assert_eq!(replayed.stdout, "3 deliveries are sent again\n", "{}", replayed.stderr);
+    let tested = run(&server.url, &["webhook", "test", "billing"]);
+    assert!(
+        tested.code == Some(1) && tested.stdout.contains("500 no"),
+        "{} {}",
+        tested.stdout,
+        tested.stderr
+    );
+    let nobody = run(&server.url, &["webhook", "show", "nobody"]);
+    assert!(nobody.code == Some(2) && nobody.stderr.contains("chomctl webhook list"), "{}", nobody.stderr);
+}

@@ -94,6 +94,25 @@ impl Row for chom_protocol::api::smtp::SmtpView {
     }
 }
 
+impl Row for chom_protocol::api::webhooks::WebhookView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
+impl Row for chom_protocol::api::webhooks::WebhookMade {
+    fn revision(&self) -> Option<u64> {
+        Some(self.webhook.revision)
+    }
+
+    fn location(&self) -> Option<String> {
+        Some(format!("/api/webhooks/{}", self.webhook.id))
+    }
+}
+
+impl Row for chom_protocol::api::webhooks::WebhookReplayed {}
+impl Row for chom_protocol::api::webhooks::WebhookTested {}
+
 impl Row for NetworkView {
     fn revision(&self) -> Option<u64> {
         Some(self.revision)

@@ -20,6 +20,7 @@ use crate::fleet::rows::{OperationRow, TokenRow, VpsRow};
 use crate::fleet::state::State as FleetState;
 use crate::fleet::tokens::{TOKEN_PREFIX, authenticate};
 use crate::fleet::{Caller, FleetError, tenants};
+use crate::notify::webhook::rows::WebhookRow;
 use crate::permission::{self, Needs};
 
 /// Longest credentials that are looked at; a token has 52 characters.
@@ -114,6 +115,10 @@ fn hidden(state: &FleetState, caller: &Caller, kind: &str, text: &str) -> Option
         "token" => {
             let row = state.get::<TokenRow>(&text.parse().ok()?);
             (row.is_some_and(|row| caller.sees_token(row)), "token")
+        }
+        "webhook" => {
+            let row = state.get::<WebhookRow>(&text.parse().ok()?);
+            (row.is_some_and(|row| caller.sees_webhook(row)), "webhook")
         }
         "tenant" => (caller.sees_tenant(&text.parse().ok()?), "tenant"),
         _ => return None,

@@ -102,7 +102,7 @@ pub(super) async fn set_quota(
     Ok(answer::done(StatusCode::OK, &done))
 }
 
-/// Deletes a tenant that has no VPSs, SSH keys and tokens left.
+/// Deletes a tenant that has no VPSs, SSH keys, tokens and webhooks left.
 #[utoipa::path(delete, path = "/api/tenants/{tenant}", tag = "tenants", operation_id = "delete_tenant",
     params(("tenant" = Name, Path, description = "Its name.")),
     responses((status = 200, description = "The tenant as it was.", body = TenantView)))]

@@ -34,6 +34,7 @@ use super::{App, router};
 use crate::audit::AuditLog;
 use crate::clock;
 use crate::console::Consoles;
+use crate::dial::system_tls;
 use crate::fleet::Fleet;
 use crate::fleet::rows::TokenRow;
 use crate::fleet::state::Table;
@@ -42,6 +43,9 @@ use crate::fleet::tokens;
 use crate::history::History;
 use crate::images::ImageFolder;
 use crate::notify::Notifier;
+use crate::notify::webhook::Courier;
+use crate::notify::webhook::post::{Policy, Poster};
+use crate::notify::webhook::queue::Backoff;
 use crate::store::seal::MasterKey;
 use crate::store::{
     Commit, CommitError, Key, Prefix, ReadError, Record, Revision, Store, StoreFailure, WatchStream, encode,
@@ -90,9 +94,13 @@ impl std::fmt::Debug for Answer {
     }
 }
 
-fn notifier(fleet: &Fleet) -> Notifier {
+fn notifier(fleet: &Fleet) -> (Notifier, Courier) {
     let folder = tempfile::tempdir().unwrap();
-    Notifier::new(fleet.clone(), Arc::new(MasterKey::create(&folder.path().join("key")).unwrap()))
+    let master = Arc::new(MasterKey::create(&folder.path().join("key")).unwrap());
+    let poster = Poster::new(system_tls(), Policy { networks: Vec::new() });
+    let backoff = Backoff { first_seconds: 1, longest_seconds: 1 };
+    let courier = Courier::new(fleet.clone(), Arc::clone(&master), poster, backoff);
+    (Notifier::new(fleet.clone(), master), courier)
 }
 
 /// Consoles of a fleet that no host is connected to.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chom_certs::join::ADDRESSES_MAX;
 use chom_protocol::vps::ImageFormat;
 
-use super::{AlertSettings, Config, is_address};
+use super::{AlertSettings, Config, WebhookSettings, is_address};
 
 /// Shortest idle timeout: two keep-alives of the fastest demonstration must fit.
 const IDLE_TIMEOUT_SECONDS_MIN: u32 = 2;
@@ -63,6 +63,11 @@ fn times(config: &Config) -> Option<Problem> {
         .or_else(|| at_least("agent.report_interval_seconds", config.agent.report_interval_seconds, 1))
         .or_else(|| at_least("agent.reconcile_interval_seconds", config.agent.reconcile_interval_seconds, 1))
         .or_else(|| at_least("alerts.repeat_interval_seconds", config.alerts.repeat_interval_seconds, 1))
+        .or_else(|| at_least("webhooks.retry_first_seconds", config.webhooks.retry_first_seconds, 1))
+        .or_else(|| {
+            let WebhookSettings { retry_first_seconds, retry_longest_seconds, .. } = config.webhooks;
+            at_least("webhooks.retry_longest_seconds", retry_longest_seconds, retry_first_seconds)
+        })
 }
 
 /// Settings that would make a host that is well look gone.

@@ -86,6 +86,8 @@ pub struct Catalogue {
     pub operation_seconds_max: u64,
     /// Networks beside the public Internet that images may be fetched from.
     pub image_networks: Vec<IpNet>,
+    /// Networks beside the public Internet that webhooks of tenants may be posted to.
+    pub webhook_networks: Vec<IpNet>,
     /// `host:port` of every orchestrator, as agents dial them.
     pub link_addresses: Vec<String>,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chom_protocol::api::events::Event;
-use chom_protocol::{HostId, OperationId, UnixMillis};
+use chom_protocol::{DeliveryId, HostId, OperationId, UnixMillis};
 use uuid::Uuid;
 
 use crate::fleet::audit::{self, Actor, Note, Rows};
@@ -13,6 +13,9 @@ use crate::fleet::error::FleetError;
 use crate::fleet::plans::Pinned;
 use crate::fleet::rows::HostRow;
 use crate::fleet::state::{State, Stored, Table};
+use crate::notify::webhook::courier;
+use crate::notify::webhook::event::Telling;
+use crate::notify::webhook::rows::HookEvent;
 use crate::store::{Commit, Expect, Guard, Key, Revision, record};
 
 /// Entries of the audit trail in one commit: half of its 128 changes.
@@ -35,6 +38,7 @@ pub struct Decision {
     hosts: BTreeSet<HostId>,
     events: Vec<Event>,
     notes: Vec<Note>,
+    journal: Vec<HookEvent>,
 }
 
 struct Change {
@@ -67,6 +71,7 @@ impl Decision {
             hosts: BTreeSet::new(),
             events: Vec::new(),
             notes: Vec::new(),
+            journal: Vec::new(),
         }
     }
 
@@ -148,6 +153,30 @@ impl Decision {
     /// Tells the event stream, once the decision is durable.
     pub fn tell(&mut self, event: Event) {
         self.events.push(event);
+    }
+
+    /// Tells webhooks, in the same commit.
+    pub(crate) fn tell_webhooks(&mut self, telling: Telling) {
+        let id = DeliveryId::new(self.new_id());
+        self.journal_event(telling.event(id, self.now));
+    }
+
+    /// Tells webhooks of an event that has an id already. Without any webhook nothing is written.
+    pub(crate) fn journal_event(&mut self, event: HookEvent) {
+        if !self.state.webhooks.is_empty() {
+            self.journal.push(event);
+        }
+    }
+
+    /// Writes what webhooks are told of this decision.
+    ///
+    /// # Errors
+    /// When a row cannot be written.
+    pub(super) fn write_journal(&mut self) -> Result<(), FleetError> {
+        for row in courier::journal(&self.state, std::mem::take(&mut self.journal)) {
+            self.put(row)?;
+        }
+        Ok(())
     }
 
     /// Notes who did what to which row, in the same commit; what became of the rows is added when all is decided.

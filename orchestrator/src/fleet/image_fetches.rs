@@ -10,7 +10,7 @@ use crate::fleet::rows::{Goal, ImageFetchRow, OperationRow};
 use crate::fleet::state::State;
 use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, operations, view};
 use crate::images::Received;
-use crate::images::reach::{check_reach, check_url, shown};
+use crate::images::reach::{allowed, check_url, shown};
 
 /// The largest image takes an hour and a half over 100 Mbit/s.
 const FETCH_SECONDS_MAX: u64 = 6 * 60 * 60;
@@ -29,7 +29,8 @@ impl Fleet {
         new: FetchImage,
     ) -> Result<Done<OperationView>, FleetError> {
         let url = check_url(&new.url).map_err(|problem| FleetError::invalid("/url", problem))?;
-        check_reach(&url, &self.catalogue().image_networks)
+        allowed(self.catalogue().image_networks.clone())
+            .check(&url)
             .map_err(|problem| FleetError::invalid("/url", problem))?;
         check_texts(new.version.as_deref(), new.default_user.as_deref())?;
         let fleet = self.clone();

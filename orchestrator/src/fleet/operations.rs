@@ -12,6 +12,7 @@ use crate::fleet::catalogue::Catalogue;
 use crate::fleet::rows::{Goal, ImageFetchRow, JobRow, OperationRow, Step, VpsRow};
 use crate::fleet::state::State;
 use crate::fleet::{Decision, FleetError};
+use crate::notify::webhook::event::Telling;
 
 /// Lines of a trail that are kept: the first and the newest.
 const STEPS_MAX: usize = 32;
@@ -319,8 +320,12 @@ fn push(row: &mut OperationRow, at: UnixMillis, message: String) {
     row.steps.push(Step { at, message });
 }
 
-/// Tells the event stream how far an operation is.
+/// Tells the event stream how far an operation is, before its row is written, and webhooks when that is another state.
 pub(super) fn tell(decision: &mut Decision, row: &OperationRow) {
+    if decision.state.get::<OperationRow>(&row.id).is_none_or(|before| before.state != row.state) {
+        let telling = Telling::operation(&decision.state, row);
+        decision.tell_webhooks(telling);
+    }
     let last = row.steps.last().map_or("", |step| step.message.as_str());
     let message = format!("{} {:?}: {last}", row.kind, row.state).to_lowercase();
     decision.tell(Event::Operation { id: row.id, tenant: row.tenant.clone(), message });

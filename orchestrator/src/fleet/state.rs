@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{
     AlertId, Bytes, EnrolmentId, HostId, JobId, Name, NotificationId, OperationId, SnapshotId, TokenId,
-    UnixMillis, VpsId,
+    UnixMillis, VpsId, WebhookId,
 };
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
@@ -21,6 +21,7 @@ use crate::fleet::rows::{
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
+use crate::notify::webhook::rows::{DeliveryRow, JournalRow, WebhookRow};
 use crate::store::record::{self, Meta, RecordError, Row};
 use crate::store::{Key, Part, Prefix, Record, Revision};
 
@@ -246,6 +247,10 @@ tables! {
     alerts: AlertRow, "alert", 1, "alerts", AlertId, |row| row.id, |id, folder| folder.row(id);
     alert_groups: GroupRow, "alert-group", 1, "alert-groups", Sha256, |row| row.group.id(), |id, folder| folder.row(id);
     notifications: NotificationRow, "notification", 1, "notifications", NotificationId, |row| row.id, |id, folder| folder.row(id);
+    webhooks: WebhookRow, "webhook", 1, "webhooks", WebhookId, |row| row.id, |id, folder| folder.row(id);
+    journal: JournalRow, "journal", 1, "journal", u64, |row| row.sequence, |id, folder| folder.row(id);
+    deliveries: DeliveryRow, "delivery", 1, "deliveries", (WebhookId, u64), |row| (row.webhook, row.sequence),
+        |id, folder| folder.within(&id.0).row(&id.1);
     smtp: SmtpRow, "smtp", 1, "smtp", u64, |_row| THE_SERVER, |id, folder| folder.row(id);
 }
 
@@ -303,6 +308,12 @@ impl State {
     pub fn snapshots_of(&self, vps: VpsId) -> impl Iterator<Item = &SnapshotRow> {
         let (first, last) = (SnapshotId::new(uuid::Uuid::nil()), SnapshotId::new(uuid::Uuid::max()));
         self.snapshots.range((vps, first)..=(vps, last)).map(|(_, stored)| stored.row.as_ref())
+    }
+
+    /// The deliveries of a webhook, oldest first.
+    pub fn queue_of(&self, webhook: WebhookId) -> impl DoubleEndedIterator<Item = &DeliveryRow> {
+        let all = (webhook, 0)..=(webhook, u64::MAX);
+        self.deliveries.range(all).map(|(_, stored)| stored.row.as_ref())
     }
 
     /// The jobs of a host, oldest first.

@@ -187,12 +187,14 @@ fn refuse_owner(state: &State, tenant: &Name) -> Result<(), FleetError> {
     let vps = state.vps_of_tenant.get(tenant).map_or(0, |ids| ids.len());
     let keys = SshKeyRow::rows(state).values().filter(|stored| stored.row.tenant == *tenant).count();
     let tokens = state.tokens.values().filter(|stored| stored.row.tenant.as_ref() == Some(tenant)).count();
-    if vps + keys + tokens == 0 {
+    let webhooks =
+        state.webhooks.values().filter(|stored| stored.row.tenant.as_ref() == Some(tenant)).count();
+    if vps + keys + tokens + webhooks == 0 {
         return Ok(());
     }
     Err(FleetError::conflict(format!(
-        "tenant `{tenant}` still has {vps} VPSs (deleted ones that are kept included), {keys} SSH keys and {tokens} tokens; \
-         remove them first"
+        "tenant `{tenant}` still has {vps} VPSs (deleted ones that are kept included), {keys} SSH keys, {tokens} tokens and \
+         {webhooks} webhooks; remove them first"
     )))
 }
 

@@ -92,6 +92,7 @@ pub(crate) fn catalogue() -> Catalogue {
         unreachable_after_seconds: 45,
         operation_seconds_max: 600,
         image_networks: vec!["127.0.0.0/8".parse().unwrap()],
+        webhook_networks: vec!["127.0.0.0/8".parse().unwrap()],
         link_addresses: vec!["orchestrator.example:7443".to_owned()],
     }
 }

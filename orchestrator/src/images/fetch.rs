@@ -1,11 +1,10 @@
 //! Fetches an image by HTTP into the image folder. One connection an attempt; what came is kept and added to where the server
-//! can give a part (RFC 9110 section 14), begun anew where not. Every phase has a deadline; every name is looked up here, and
-//! only addresses that may be spoken to are (see `reach`), also behind redirects. No proxy, no cookies, no compression.
+//! can give a part (RFC 9110 section 14), begun anew where not. Every phase has a deadline; only addresses that may be spoken
+//! to are (see `dial`), also behind redirects. No proxy, no cookies, no compression.
 
 mod problem;
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,21 +20,16 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsConnector;
-use url::{Host, Url};
+use url::Url;
 
-use super::reach::{check_url, forbidden, is_reachable, shown};
+use super::reach::{allowed, check_url, shown};
 use super::uploaded::{IMAGE_BYTES_MAX, Incoming};
+use crate::dial::{DialError, Dialer};
 
 pub use problem::FetchError;
 
-/// Addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 4;
 /// Redirects that are followed: mirrors send on once or twice.
 const REDIRECTS_MAX: usize = 5;
 /// Attempts in a row that bring nothing.
@@ -89,8 +83,7 @@ pub struct Progress {
 /// Fetches images.
 #[derive(Clone)]
 pub struct Client {
-    tls: Arc<ClientConfig>,
-    networks: Vec<IpNet>,
+    dialer: Dialer,
     limits: Limits,
 }
 
@@ -100,14 +93,12 @@ enum Next {
     Elsewhere(Url),
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
 impl Client {
     /// A client that also speaks to these networks, trusts as `tls` says, and keeps to these limits.
     #[must_use]
     pub fn new(tls: ClientConfig, networks: Vec<IpNet>, limits: Limits) -> Self {
-        Self { tls: Arc::new(tls), networks, limits }
+        let dialer = Dialer { tls: Arc::new(tls), reach: allowed(networks), step: limits.connect };
+        Self { dialer, limits }
     }
 
     /// Fetches all of it. What came before a failure that passes is kept for the next attempt.
@@ -159,7 +150,7 @@ impl Client {
         into: &mut Incoming,
         told: &watch::Sender<Progress>,
     ) -> Result<Next, FetchError> {
-        let stream = self.connect(url).await?;
+        let stream = self.dialer.connect(url).await?;
         let from = into.size();
         let broken = |source| FetchError::Broken { host: host(url), source };
         let mut request = Request::builder()
@@ -172,7 +163,7 @@ impl Client {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
         let request = request.body(Empty::<Bytes>::new());
-        let request = request.map_err(|error| FetchError::Request { problem: error.to_string() })?;
+        let request = request.map_err(|error| DialError::Url { problem: error.to_string() })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // The connection must be driven while it is spoken on; how it ends shows in the answer.
         let driven = async {
@@ -260,89 +251,6 @@ impl Client {
             }
         }
     }
-
-    async fn connect(&self, url: &Url) -> Result<Box<dyn Stream>, FetchError> {
-        let addresses = self.look_up(url).await?;
-        let mut last = None;
-        for address in addresses.into_iter().take(ADDRESSES_MAX) {
-            match timeout(self.limits.connect, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return self.secure(url, stream).await,
-                Ok(Err(source)) => last = Some(source),
-                Err(_) => last = Some(std::io::ErrorKind::TimedOut.into()),
-            }
-        }
-        let source = last.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into());
-        Err(FetchError::Connect { host: host(url), source })
-    }
-
-    /// The addresses of the URL's host that may be spoken to.
-    async fn look_up(&self, url: &Url) -> Result<Vec<SocketAddr>, FetchError> {
-        let port = url.port_or_known_default().unwrap_or_default();
-        let found: Vec<SocketAddr> = match url.host() {
-            Some(Host::Ipv4(v4)) => vec![(v4, port).into()],
-            Some(Host::Ipv6(v6)) => vec![(v6, port).into()],
-            Some(Host::Domain(name)) => {
-                let unknown = |source| FetchError::Name { name: name.to_owned(), source };
-                let found = timeout(self.limits.connect, lookup_host((name, port))).await;
-                let found = found.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-                found.map_err(unknown)?.collect()
-            }
-            None => Vec::new(),
-        };
-        let refused: Option<IpAddr> = found.first().map(SocketAddr::ip);
-        let open: Vec<SocketAddr> =
-            found.into_iter().filter(|address| is_reachable(address.ip(), &self.networks)).collect();
-        match (open.is_empty(), refused) {
-            (true, Some(address)) => {
-                Err(FetchError::Forbidden { host: host(url), problem: forbidden(address) })
-            }
-            _ => Ok(open),
-        }
-    }
-
-    async fn secure(&self, url: &Url, stream: TcpStream) -> Result<Box<dyn Stream>, FetchError> {
-        if url.scheme() != "https" {
-            return Ok(Box::new(stream));
-        }
-        let name = match url.host() {
-            Some(Host::Ipv4(v4)) => ServerName::from(IpAddr::V4(v4)),
-            Some(Host::Ipv6(v6)) => ServerName::from(IpAddr::V6(v6)),
-            Some(Host::Domain(name)) => ServerName::try_from(name.to_owned())
-                .map_err(|error| FetchError::Request { problem: error.to_string() })?,
-            None => return Err(FetchError::Request { problem: "the URL names no host".to_owned() }),
-        };
-        let shaken =
-            timeout(self.limits.connect, TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream));
-        match shaken.await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(source)) => Err(FetchError::Tls { host: host(url), source }),
-            Err(_) => {
-                Err(FetchError::Connect { host: host(url), source: std::io::ErrorKind::TimedOut.into() })
-            }
-        }
-    }
-}
-
-/// What is trusted unless told otherwise: the system's CAs.
-#[must_use]
-pub fn system_tls() -> ClientConfig {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "cannot read a CA certificate of the system; images signed by it cannot be fetched");
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    tls_trusting(roots)
-}
-
-/// A client's TLS that trusts these.
-#[expect(clippy::expect_used, reason = "ring has the safe default versions; a test makes one")]
-pub(super) fn tls_trusting(roots: rustls::RootCertStore) -> ClientConfig {
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("TLS 1.2 and 1.3 by ring")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 /// Where an answer sends us on to.

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use chom_protocol::api::catalogue::IMAGE_URL_BYTES_MAX;
 use ipnet::IpNet;
-use url::{Host, Url};
+use url::Url;
+
+use crate::dial::Reach;
 
 /// Reads a URL that may be fetched from, as far as the URL says.
 ///
@@ -43,29 +45,13 @@ pub fn shown(url: &Url) -> String {
     shown.to_string()
 }
 
-/// Refuses a URL that names an address which may not be spoken to.
-///
-/// # Errors
-/// Which, and what to do.
-pub fn check_reach(url: &Url, networks: &[IpNet]) -> Result<(), String> {
-    let address = match url.host() {
-        Some(Host::Ipv4(v4)) => IpAddr::V4(v4),
-        Some(Host::Ipv6(v6)) => IpAddr::V6(v6),
-        Some(Host::Domain(_)) | None => return Ok(()),
-    };
-    if is_reachable(address, networks) { Ok(()) } else { Err(forbidden(address)) }
-}
-
-/// What is said of an address that may not be spoken to.
+/// To whom images may be asked for.
 #[must_use]
-pub fn forbidden(address: IpAddr) -> String {
-    format!(
-        "{address} is no public address; add its network to `image_fetch_networks` in the orchestrator's configuration if \
-         images may come from there"
-    )
+pub fn allowed(networks: Vec<IpNet>) -> Reach {
+    Reach { networks: Some(networks), public: true, setting: "image_fetch_networks" }
 }
 
-/// Whether an address may be spoken to.
+/// Whether an address may be spoken to: a public one, or one of these networks.
 #[must_use]
 pub fn is_reachable(address: IpAddr, networks: &[IpNet]) -> bool {
     let address = address.to_canonical();
@@ -163,7 +149,7 @@ mod tests {
         );
         // The ways to write an address that inet_aton(3) knows are read as what they are.
         for url in ["http://127.1/", "http://0x7f000001/", "http://2130706433/", "http://[::ffff:7f00:1]/"] {
-            assert!(check_reach(&check_url(url).unwrap(), &[]).is_err(), "{url}");
+            assert!(allowed(Vec::new()).check(&check_url(url).unwrap()).is_err(), "{url}");
         }
     }
 }

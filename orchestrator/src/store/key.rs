@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{
     AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, SnapshotId,
-    TokenId, VpsId,
+    TokenId, VpsId, WebhookId,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -169,6 +169,7 @@ parts!(
     SnapshotId,
     TokenId,
     VpsId,
+    WebhookId,
     Name,
     Sha256
 );

@@ -18,3 +18,4 @@ mod orchestrator_killed;
 mod outage;
 mod partition;
 mod restored;
+mod webhooks;

@@ -18,6 +18,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         DELETE /api/vps-servers/{vps}
         DELETE /api/vps-servers/{vps}/iso
         DELETE /api/vps-servers/{vps}/snapshots/{snapshot}
+        DELETE /api/webhooks/{webhook}
         GET /api/addresses
         GET /api/alertmanager/smtp/config
         GET /api/alerts
@@ -49,6 +50,9 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/vps-servers/{vps}/network
         GET /api/vps-servers/{vps}/snapshots
         GET /api/vps-servers/{vps}/vnc
+        GET /api/webhooks
+        GET /api/webhooks/{webhook}
+        GET /api/webhooks/{webhook}/deliveries
         GET /healthz
         GET /metrics
         GET /readyz
@@ -102,6 +106,10 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/vps-servers/{vps}/undelete
         POST /api/vps-servers/{vps}/unrescue
         POST /api/vps-servers/{vps}/unsuspend
+        POST /api/webhooks
+        POST /api/webhooks/{webhook}
+        POST /api/webhooks/{webhook}/replay
+        POST /api/webhooks/{webhook}/test
     "#]]
     .assert_eq(&text);
 }

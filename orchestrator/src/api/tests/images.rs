@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
-use crate::images::fetch::{Client, Limits, system_tls};
+use crate::dial::system_tls;
+use crate::images::fetch::{Client, Limits};
 use crate::images::fetcher::Fetcher;
 
 /// A fetch from this machine is over by then.

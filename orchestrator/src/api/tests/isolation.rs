@@ -13,6 +13,7 @@ struct Rows {
     vps: String,
     operation: String,
     token: String,
+    webhook: String,
 }
 
 impl Rows {
@@ -33,7 +34,12 @@ impl Rows {
         let accepted = accepted.json();
         assert_eq!(accepted["vps"]["tenant"], tenant);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let body =
+            format!(r#"{{"name":"{tenant}-hook","url":"https://{tenant}.invalid/","kinds":["operations"]}}"#);
+        let hook = with(api, secret, Method::POST, "/api/webhooks", &body).await;
+        assert_eq!(hook.status, StatusCode::CREATED, "{hook:?}");
         Self {
+            webhook: text(&hook.json()["webhook"]["id"]),
             tenant: tenant.to_owned(),
             vps: text(&accepted["vps"]["id"]),
             operation: text(&accepted["operation"]["id"]),
@@ -44,7 +50,13 @@ impl Rows {
     /// As many rows that nobody has.
     fn of_nobody() -> Self {
         let id = "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e".to_owned();
-        Self { tenant: "nobody".to_owned(), vps: id.clone(), operation: id.clone(), token: id }
+        Self {
+            tenant: "nobody".to_owned(),
+            vps: id.clone(),
+            operation: id.clone(),
+            webhook: id.clone(),
+            token: id,
+        }
     }
 
     /// A route's path on these rows.
@@ -54,6 +66,7 @@ impl Rows {
             ("{vps}", self.vps.as_str()),
             ("{operation}", &self.operation),
             ("{token}", &self.token),
+            ("{webhook}", &self.webhook),
             ("{tenant}", &self.tenant),
             ("{key}", &key),
             ("{snapshot}", "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e"),
@@ -69,7 +82,7 @@ impl Rows {
     fn without_what_was_asked(&self, answer: &Answer) -> String {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let key = format!("{}-key", self.tenant);
-        [&self.vps, &self.operation, &self.token, &key, &self.tenant]
+        [&self.vps, &self.operation, &self.token, &self.webhook, &key, &self.tenant]
             .into_iter()
             .fold(text, |text, asked| text.replace(asked.as_str(), "ASKED"))
     }
@@ -91,7 +104,7 @@ async fn with(api: &Api, token: &str, method: Method, path: &str, body: &str) ->
 
 /// Whether a path names a row that somebody owns.
 fn names_a_row(pattern: &str) -> bool {
-    ["{vps}", "{operation}", "{token}", "{tenant}"].iter().any(|part| pattern.contains(part))
+    ["{vps}", "{operation}", "{token}", "{webhook}", "{tenant}"].iter().any(|part| pattern.contains(part))
 }
 
 /// All that is stored of a tenant.
@@ -167,6 +180,10 @@ async fn names_lists_and_bodies_lead_to_nothing_foreign() {
             r#"{"name":"a","region":"us-east","size":"small","tenant":"foreign"}"#,
         ),
         ("/api/tokens", r#"{"name":"a","role":"viewer","tenant":"foreign"}"#),
+        (
+            "/api/webhooks",
+            r#"{"name":"a","url":"https://a.example/","kinds":["operations"],"tenant":"foreign"}"#,
+        ),
         ("/api/tokens", &format!(r#"{{"name":"a","role":"viewer","vps":"{}"}}"#, foreign.vps)),
         ("/api/tokens", r#"{"name":"a","role":"admin"}"#),
     ] {

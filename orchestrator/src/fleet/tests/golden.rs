@@ -2,6 +2,7 @@
 //! of each kind; files are never changed. A new kind or schema gets its file by `CHOM_WRITE_GOLDEN=1 cargo test golden`,
 //! which writes only what does not exist.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use chom_protocol::api::alerts::{AlertState, DeliveryState, Severity};
@@ -9,8 +10,9 @@ use chom_protocol::api::audit::ChainEnd;
 use chom_protocol::api::networks::{AddressRange, CreateNetwork, NetworkKind, PutPool, TrafficQuota};
 use chom_protocol::api::tenants::Quota;
 use chom_protocol::api::tokens::Role;
+use chom_protocol::api::webhooks::{CreateWebhook, UpdateWebhook, WebhookKind};
 use chom_protocol::network::Traffic;
-use chom_protocol::{AlertId, NotificationId};
+use chom_protocol::{AlertId, DeliveryId, NotificationId};
 
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
@@ -21,6 +23,7 @@ use crate::fleet::rows::{
 use crate::fleet::state::State;
 use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
+use crate::notify::webhook::rows::{Attempt, Content, DeliveryRow, HookEvent, JournalRow};
 use crate::store::{Key, Record, Revision};
 
 fn folder() -> PathBuf {
@@ -61,6 +64,16 @@ pub(crate) async fn full() -> World {
     world.act(vps, Action::Restart).await.unwrap();
     let snapshot = chom_protocol::api::snapshots::TakeSnapshot { name: name("before") };
     world.fleet.take_snapshot(&caller(), RequestMark::default(), vps, snapshot).await.unwrap();
+    let webhook = CreateWebhook {
+        name: name("billing"),
+        url: "https://billing.example/".to_owned(),
+        kinds: BTreeSet::from(WebhookKind::ALL),
+        tenant: None,
+    };
+    let made = world.fleet.create_webhook(&caller(), RequestMark::default(), webhook).await.unwrap();
+    let hook = made.value.webhook.id;
+    let new_secret = UpdateWebhook { new_secret: true, ..UpdateWebhook::default() };
+    world.fleet.update_webhook(&caller(), RequestMark::default(), hook, new_secret).await.unwrap();
     let rest = move |decision: &mut crate::fleet::Decision| {
         let at = decision.now;
         let held = decision.state.addresses.values().next().unwrap().row.as_ref().clone();
@@ -150,6 +163,28 @@ pub(crate) async fn full() -> World {
             thread: Some("<1@example>".to_owned()),
         })?;
         decision.put(notification(NotificationId::new(decision.new_id()), group, id, at))?;
+        let event = HookEvent {
+            id: DeliveryId::new(decision.new_id()),
+            at,
+            kind: WebhookKind::Operations,
+            name: "operation.succeeded".to_owned(),
+            tenant: Some(name("default")),
+            vps: Some(vps),
+            resource: format!("vps:{vps}"),
+            content: Content::Body("{}".to_owned()),
+        };
+        decision.put(JournalRow { sequence: 1, events: vec![event.clone()], spread_to: Some(hook) })?;
+        let last = Attempt { at, duration_ms: 5, status: Some(500), answer: "no".to_owned() };
+        decision.put(DeliveryRow {
+            webhook: hook,
+            sequence: 1,
+            event,
+            state: DeliveryState::Waiting,
+            queued_at: at,
+            attempts: 1,
+            next_attempt_at: Some(at),
+            last: Some(last),
+        })?;
         decision.put(SmtpRow {
             host: "mail.example".to_owned(),
             port: 587,

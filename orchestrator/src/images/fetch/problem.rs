@@ -1,50 +1,17 @@
 //! Why an image could not be fetched, and whether trying again may help.
 
-use std::io;
-
 use chom_protocol::Bytes;
 use hyper::StatusCode;
 
+use crate::dial::DialError;
 use crate::images::ReceiveError;
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The name has no address.
-    #[error("the name `{name}` cannot be looked up")]
-    Name {
-        /// Which.
-        name: String,
-        /// What the resolver said.
-        #[source]
-        source: io::Error,
-    },
-    /// No address of the host may be spoken to.
-    #[error("`{host}` is not spoken to: {problem}")]
-    Forbidden {
-        /// Which.
-        host: String,
-        /// Why, and what to do.
-        problem: String,
-    },
     /// No connection.
-    #[error("cannot connect to `{host}`")]
-    Connect {
-        /// To whom.
-        host: String,
-        /// What the system said of the last address.
-        #[source]
-        source: io::Error,
-    },
-    /// No TLS.
-    #[error("no TLS with `{host}`; is its certificate for this name, by a CA that this system trusts?")]
-    Tls {
-        /// With whom.
-        host: String,
-        /// What was wrong.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// It broke off.
     #[error("the connection to `{host}` broke off")]
     Broken {
@@ -120,12 +87,6 @@ pub enum FetchError {
         /// Where to.
         last: String,
     },
-    /// The URL makes no request.
-    #[error("the URL makes no request: {problem}")]
-    Request {
-        /// Why.
-        problem: String,
-    },
     /// What came cannot be kept.
     #[error(transparent)]
     Receive(ReceiveError),
@@ -136,26 +97,16 @@ impl FetchError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Name { .. }
-            | Self::Connect { .. }
-            | Self::Broken { .. }
-            | Self::Late { .. }
-            | Self::Slow { .. }
-            | Self::Part { .. } => true,
+            Self::Dial(error) => error.is_passing(),
+            Self::Broken { .. } | Self::Late { .. } | Self::Slow { .. } | Self::Part { .. } => true,
             // Too early, too often, timed out; and what is the server's own trouble.
             Self::Status { status, .. } => {
                 matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error()
             }
-            // A certificate that is not trusted is not trusted in a minute either; what broke off in between is.
-            Self::Tls { source, .. } => {
-                !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
-            }
-            Self::Forbidden { .. }
-            | Self::Encoding { .. }
+            Self::Encoding { .. }
             | Self::Large { .. }
             | Self::Redirect { .. }
             | Self::Redirects { .. }
-            | Self::Request { .. }
             | Self::Receive(_) => false,
         }
     }

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::clock;
+use crate::dial::{Stream, tls_trusting};
 use crate::images::ImageFolder;
 
 const WHOLE: &[u8] = b"0123456789";
