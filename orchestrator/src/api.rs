@@ -44,6 +44,7 @@ mod networks;
 mod operations;
 mod page;
 mod problem;
+mod reference;
 mod refusals;
 mod refused;
 mod request;
@@ -84,6 +85,7 @@ pub struct App {
     streams: events::Streams,
     bodies: Arc<Semaphore>,
     document: Bytes,
+    reference: Bytes,
     rules: Arc<auth::Rules>,
     conditions: Arc<conditions::Book>,
     shapes: Arc<fields::Shapes>,
@@ -118,6 +120,7 @@ impl App {
             streams: events::Streams::default(),
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
             document: Bytes::new(),
+            reference: Bytes::new(),
             rules: Arc::default(),
             conditions: Arc::default(),
             shapes: Arc::default(),
@@ -136,7 +139,8 @@ pub fn router(app: App) -> Router {
     // It is made of strings and lists alone, which always have a JSON form; a test reads it back.
     let json = serde_json::to_value(&document).unwrap_or_default();
     let shapes = Arc::new(fields::Shapes::of(&json));
-    let app = App { document: document::render(&document), rules, conditions, shapes, ..app };
+    let reference = reference::render(&json);
+    let app = App { document: document::render(&document), reference, rules, conditions, shapes, ..app };
     let router = router.route_layer(middleware::from_fn_with_state(app.clone(), auth::gate));
     envelope::around(router.fallback(problem::no_such_path), app)
 }
@@ -251,6 +255,8 @@ fn with_system(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(operations::cancel))
         .routes(routes!(events::watch))
         .routes(routes!(system::openapi))
+        .routes(routes!(reference::reference))
+        .routes(routes!(reference::problem))
         .routes(routes!(system::healthz))
         .routes(routes!(system::readyz))
         .routes(routes!(system::metrics))

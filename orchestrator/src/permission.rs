@@ -125,6 +125,8 @@ const ROLES: &[(Subject, &str, [Option<Access>; Role::ALL.len()])] = &[
 /// What each route needs, by its operation id in the OpenAPI document. A route that is not here is answered with an error.
 const ROUTES: &[(&str, Needs)] = &[
     ("openapi", Needs::Nothing),
+    ("reference", Needs::Nothing),
+    ("show_problem", Needs::Nothing),
     ("healthz", Needs::Nothing),
     ("readyz", Needs::Nothing),
     ("metrics", read(Subject::Metrics)),

@@ -31,7 +31,11 @@ pub(super) const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
     (STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
     (X_FRAME_OPTIONS, "SAMEORIGIN"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'self'"),
+    // Nothing but the style of the pages for people.
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'sha256-Uaz4Sh7IcgHQW0p7kJ38MZKo3yFq/uB6K4if5niI7TM='; frame-ancestors 'self'",
+    ),
     (REFERRER_POLICY, "no-referrer"),
 ];
 

@@ -60,28 +60,162 @@ impl Kind {
         }
     }
 
-    const fn name_and_title(self) -> (&'static str, &'static str) {
+    /// Every kind that has a page.
+    pub(super) const ALL: [Self; 19] = [
+        Self::Malformed,
+        Self::Unauthorised,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Method,
+        Self::Timeout,
+        Self::Conflict,
+        Self::NoCapacity,
+        Self::OverQuota,
+        Self::Stale,
+        Self::Unconditional,
+        Self::PlanMoved,
+        Self::TooLarge,
+        Self::MediaType,
+        Self::Invalid,
+        Self::KeyReused,
+        Self::TooMany,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
+    /// The last part of its `type`.
+    pub(super) const fn name(self) -> &'static str {
+        self.words().0
+    }
+
+    pub(super) const fn title(self) -> &'static str {
+        self.words().1
+    }
+
+    /// What it means, and what whoever meets it can do.
+    pub(super) const fn meaning_and_advice(self) -> (&'static str, &'static str) {
+        let (_, _, meaning, advice) = self.words();
+        (meaning, advice)
+    }
+
+    /// Name, title, meaning, advice.
+    const fn words(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
-            Self::Malformed => ("malformed", "The request cannot be read"),
-            Self::Unauthorised => ("unauthorised", "The credentials are missing or not enough"),
-            Self::Forbidden => ("forbidden", "The role may not do this"),
-            Self::NotFound => ("not-found", "There is no such thing"),
-            Self::Method => ("method-not-allowed", "This path does not know that method"),
-            Self::Timeout => ("timeout", "The request did not arrive in time"),
-            Self::Conflict => ("conflict", "The present state does not allow it"),
-            Self::NoCapacity => ("no-capacity", "No host can take it"),
-            Self::OverQuota => ("over-quota", "The tenant's quota does not allow it"),
-            Self::Stale => ("stale", "The row has changed since it was read"),
-            Self::Unconditional => ("unconditional", "The change must say which revision it is of"),
-            Self::PlanMoved => ("plan-moved", "The plan is not true any more"),
-            Self::TooLarge => ("body-too-large", "The body is too large"),
-            Self::MediaType => ("media-type", "The body is not JSON"),
-            Self::Invalid => ("invalid", "The request breaks a rule"),
-            Self::KeyReused => ("key-reused", "The idempotency key was used for another request"),
-            Self::TooMany => ("too-many", "Too much at once"),
-            Self::Internal => ("internal", "The orchestrator failed"),
-            Self::Unavailable => ("unavailable", "The orchestrator cannot do this now"),
-            Self::Other(_) => ("other", "The request was refused"),
+            Self::Malformed => (
+                "malformed",
+                "The request cannot be read",
+                "A parameter, a header or the body is not what this path takes, so that nothing was done.",
+                "Correct the part that `location` names. The reference lists the parameters and bodies of every call.",
+            ),
+            Self::Unauthorised => (
+                "unauthorised",
+                "The credentials are missing or not enough",
+                "The request has no token, or one that is unknown, expired or revoked.",
+                "Send `Authorization: Bearer TOKEN` with a token that is good; make a new one with `chomctl token create`. Nobody has one any more: `chom-orchestrator admin reset` on the orchestrator's machine.",
+            ),
+            Self::Forbidden => (
+                "forbidden",
+                "The role may not do this",
+                "The token is good, and its role does not include this call.",
+                "Use a token of another role. The reference says for each call which roles may make it.",
+            ),
+            Self::NotFound => (
+                "not-found",
+                "There is no such thing",
+                "Nothing has this id or name, or it is somebody else's, which is answered alike.",
+                "List what there is, and take the id from there. What was purged is gone for good.",
+            ),
+            Self::Method => (
+                "method-not-allowed",
+                "This path does not know that method",
+                "The path exists and takes other methods.",
+                "Use one of those that the header `Allow` of the answer names.",
+            ),
+            Self::Timeout => (
+                "timeout",
+                "The request did not arrive in time",
+                "The body was not there within the time that is given to it.",
+                "Send it again, with the same `Idempotency-Key`; look at the network between if it happens often.",
+            ),
+            Self::Conflict => (
+                "conflict",
+                "The present state does not allow it",
+                "What was asked for makes sense, and not in the state that the row is in now.",
+                "Read the row, do what `detail` says must be done first, and ask again.",
+            ),
+            Self::NoCapacity => (
+                "no-capacity",
+                "No host can take it",
+                "No host of the region has the room, the engine and the labels that it needs.",
+                "Ask with `?dry_run=true`: the answer says of each host why it was not taken. Choose a smaller size or another region, or add a host.",
+            ),
+            Self::OverQuota => (
+                "over-quota",
+                "The tenant's quota does not allow it",
+                "The tenant would have more than its quota gives it.",
+                "Delete and purge what is not needed, or have an admin raise the quota.",
+            ),
+            Self::Stale => (
+                "stale",
+                "The row has changed since it was read",
+                "`If-Match` names a revision that is not the row's newest any more: somebody else changed it.",
+                "Read the row again, look whether the change is still wanted, and send it with the new `ETag`.",
+            ),
+            Self::Unconditional => (
+                "unconditional",
+                "The change must say which revision it is of",
+                "This change overwrites what somebody else may have changed since it was read, and has no `If-Match`.",
+                "Read the row, and send its `ETag` as `If-Match`; `*` where it does not matter which it is.",
+            ),
+            Self::PlanMoved => (
+                "plan-moved",
+                "The plan is not true any more",
+                "What the plan was made from has changed since, or the plan is forgotten: plans live ten minutes, and not over a restart of the orchestrator.",
+                "Look at what `detail` says has moved, plan again with `?dry_run=true`, and apply the new plan.",
+            ),
+            Self::TooLarge => (
+                "body-too-large",
+                "The body is too large",
+                "The body has more bytes than any call takes.",
+                "Send less. Images are uploaded, and user data belongs into the request that makes the VPS.",
+            ),
+            Self::MediaType => (
+                "media-type",
+                "The body is not JSON",
+                "The request does not say that its body is JSON.",
+                "Send JSON with `Content-Type: application/json`.",
+            ),
+            Self::Invalid => (
+                "invalid",
+                "The request breaks a rule",
+                "The request was understood, and one of its values cannot be.",
+                "Correct the field that `location` names (a JSON pointer into the body).",
+            ),
+            Self::KeyReused => (
+                "key-reused",
+                "The idempotency key was used for another request",
+                "The same `Idempotency-Key` came within a day with another path or body.",
+                "Use a new key for every new request, and the same key only for the very same request.",
+            ),
+            Self::TooMany => (
+                "too-many",
+                "Too much at once",
+                "More at once, or more in a time, than one caller is given.",
+                "Wait for as long as `Retry-After` says, and send less at once.",
+            ),
+            Self::Internal => (
+                "internal",
+                "The orchestrator failed",
+                "This is a fault in CHOM. Whether the change was made is not certain.",
+                "Repeat it with the same `Idempotency-Key`. The orchestrator's log says more: report it with the log.",
+            ),
+            Self::Unavailable => (
+                "unavailable",
+                "The orchestrator cannot do this now",
+                "It is starting, going down, or cannot write its store.",
+                "Wait for as long as `Retry-After` says and repeat it with the same `Idempotency-Key`. If it lasts, look at `/readyz` and at the disk of the orchestrator's machine.",
+            ),
+            Self::Other(_) => ("other", "The request was refused", "", ""),
         }
     }
 }
@@ -106,10 +240,9 @@ impl ApiError {
     }
 
     pub(super) fn into_problem(self) -> Problem {
-        let (name, title) = self.kind.name_and_title();
         Problem {
-            kind: format!("/problems/{name}"),
-            title: title.to_owned(),
+            kind: format!("/problems/{}", self.kind.name()),
+            title: self.kind.title().to_owned(),
             status: self.kind.status().as_u16(),
             detail: self.detail,
             location: self.location,

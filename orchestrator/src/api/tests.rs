@@ -11,6 +11,7 @@ mod isolation;
 mod lists;
 mod marks;
 mod permissions;
+mod reference;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -275,6 +275,7 @@ fn torn(engine: Engine, host: &str) {
         let log = || walk.host().agent_log();
         assert_eq!(ended.state, OperationState::Succeeded, "{verb}: {ended:?}\n{}", log());
         walk.api().vps_becomes(walk.vps, "as desired", BOOT, is_as_desired);
+        wait_until("the engine to answer", BOOT, || walk.engine_answers());
         if verb == "resize" {
             disk += MIB;
         }

@@ -149,6 +149,15 @@ impl Walk {
         ));
     }
 
+    /// Whether the engine's own tool gets an answer.
+    pub(super) fn engine_answers(&self) -> bool {
+        let asked = match self.engine {
+            Engine::Incus => "timeout 10 incus list",
+            _ => "timeout 10 virsh -q -c qemu:///system list",
+        };
+        self.host().try_sh(asked).code == Some(0)
+    }
+
     /// Halts it behind CHOM's back.
     pub(super) fn pause_by_hand(&self) {
         let guest = guest_name(self.vps);
