@@ -184,7 +184,8 @@ fn call(call: &Call<'_>) -> Markup {
 
 fn schema(name: &str, schema: &Value) -> Markup {
     let fields = schema["properties"].as_object();
-    let is_required = |field: &str| schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == field));
+    let is_required =
+        |field: &str| schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == field));
     html! {
         h3 id={ "schema-" (name) } { (name) }
         p { (text(&schema["description"])) }

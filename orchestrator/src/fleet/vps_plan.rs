@@ -26,12 +26,12 @@ impl Fleet {
         let wanted = for_caller(caller, request.clone())?;
         let chosen = choose(self, &wanted)?;
         let state = self.state();
-        let decision = Decision::begin(&state, clock::now(), caller.name.clone());
-        let explained = chosen
-            .images
-            .iter()
-            .map(|image| room::explained(self, &decision, &wish(&wanted, &chosen.size, image)))
-            .reduce(|tried, next| if tried.taken.is_some() { tried } else { next });
+        let explained = {
+            let decision = Decision::begin(&state, clock::now(), caller.name.clone());
+            let of = |image| room::explained(self, &decision, &wish(&wanted, &chosen.size, image));
+            let all = chosen.images.iter().map(of);
+            all.reduce(|tried, next| if tried.taken.is_some() { tried } else { next })
+        };
         let explained = explained
             .ok_or_else(|| FleetError::invalid("/image", "name an image; no default is configured"))?;
         match self.create_vps(caller, mark, request).await {
