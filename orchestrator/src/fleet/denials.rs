@@ -193,9 +193,10 @@ mod tests {
         assert_eq!(written(&counts.take(at(1), false)), ["request.forbidden x1", "request.foreign x1"]);
         assert!(counts.take(at(59), false).is_empty());
         assert_eq!(written(&counts.take(at(60), false)), ["request.forbidden x70000"]);
+        assert!(counts.take(at(61), false).is_empty());
         assert_eq!(counts.apart.len(), 1, "who asked nothing for a minute is forgotten");
         counts.add(denial(1, "request.forbidden"));
-        assert_eq!(written(&counts.take(at(61), true)), ["request.forbidden x1"], "at the end nothing waits");
+        assert_eq!(written(&counts.take(at(62), true)), ["request.forbidden x1"], "at the end nothing waits");
         assert!(counts.take(at(500), false).is_empty());
         assert!(counts.apart.is_empty());
     }
