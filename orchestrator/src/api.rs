@@ -28,6 +28,7 @@ mod answer;
 mod audit;
 mod auth;
 mod authorities;
+mod bulk;
 mod catalogue;
 mod certificate;
 mod conditions;
@@ -253,6 +254,9 @@ fn with_system(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(vps_changes::unsuspend))
         .routes(routes!(operations::show))
         .routes(routes!(operations::cancel))
+        .routes(routes!(bulk::resume))
+        .routes(routes!(bulk::items))
+        .routes(routes!(bulk::order))
         .routes(routes!(events::watch))
         .routes(routes!(system::openapi))
         .routes(routes!(reference::reference))

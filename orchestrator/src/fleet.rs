@@ -21,6 +21,7 @@ use crate::store::{Revision, Store};
 mod adopt;
 pub mod audit;
 pub mod authority;
+pub mod bulk;
 pub mod catalogue;
 mod clone;
 pub mod consoles;
@@ -45,6 +46,7 @@ mod report;
 pub(crate) mod room;
 pub mod rotation;
 pub mod rows;
+pub mod selector;
 pub mod sessions;
 pub mod snapshots;
 mod ssh_keys;
@@ -71,7 +73,7 @@ pub use denials::Denial;
 use events::EventRing;
 use observed::{Observation, Observations};
 pub use plans::Planning;
-use rows::{IdempotencyRow, OperationRow, TokenRow, VpsRow};
+use rows::{Goal, IdempotencyRow, OperationRow, TokenRow, VpsRow};
 use state::{State, Table};
 
 /// How long the answer to an idempotency key is kept.
@@ -112,7 +114,11 @@ impl Caller {
     pub fn sees_operation(&self, row: &OperationRow) -> bool {
         // One that is about no VPS is the fleet's own.
         let of_own = |vps| self.sees_tenant(&row.tenant) && self.vps.is_none_or(|own| own == vps);
-        self.tenant.is_none() || row.vps.is_some_and(of_own)
+        match (&row.goal, row.vps) {
+            _ if self.tenant.is_none() => true,
+            (Goal::Bulk { tenant }, _) => self.vps.is_none() && *tenant == self.tenant,
+            (_, vps) => vps.is_some_and(of_own),
+        }
     }
 
     /// Whether a token is there for it.

@@ -177,6 +177,8 @@ const ROUTES: &[(&str, Needs)] = &[
     ("undelete_vps", change(Subject::Vps)),
     ("purge_vps", change(Subject::Vps)),
     ("clone_vps", change(Subject::NewVps)),
+    // Each order is judged besides as if it were given to one VPS.
+    ("order_many", change(Subject::Vps)),
     ("rescue_vps", change(Subject::Vps)),
     ("unrescue_vps", change(Subject::Vps)),
     ("attach_iso", change(Subject::Vps)),
@@ -209,6 +211,8 @@ const ROUTES: &[(&str, Needs)] = &[
     ("list_operations", read(Subject::Operation)),
     ("show_operation", read(Subject::Operation)),
     ("cancel_operation", change(Subject::Operation)),
+    ("resume_operation", change(Subject::Operation)),
+    ("list_bulk_items", read(Subject::Operation)),
     ("watch_events", read(Subject::Event)),
     ("list_audit", read(Subject::Audit)),
     ("read_audit_chain", read(Subject::AuditChain)),

@@ -220,6 +220,9 @@ impl Running {
         let keeper = fleet.clone();
         let stop = edges.stop();
         edges.service("keeper", async move { keeper.keep(stop).await });
+        let many = fleet.clone();
+        let stop = edges.stop();
+        edges.service("bulk", async move { many.carry_out_bulk(stop).await });
         let every = Duration::from_secs(config.export_interval_seconds.into());
         let exports =
             export::keep_exporting(Arc::clone(store), config.export_directory.clone(), every, edges.stop());

@@ -5,6 +5,7 @@ pub mod adoption;
 pub mod alerts;
 pub mod audit;
 pub mod authorities;
+pub mod bulk;
 pub mod catalogue;
 pub mod console;
 pub mod events;

@@ -131,6 +131,7 @@ impl Row for VpsNetworkView {
 
 impl Row for chom_protocol::api::audit::AuditChain {}
 impl Row for chom_protocol::api::plans::VpsPlan {}
+impl Row for chom_protocol::api::bulk::BulkPreview {}
 impl Row for chom_protocol::api::adoption::AdoptPlan {}
 impl Row for chom_protocol::api::adoption::AdoptPlans {}
 impl Row for chom_protocol::api::hosts::LedgerView {}

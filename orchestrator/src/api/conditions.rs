@@ -92,6 +92,8 @@ const CHANGES: &[(&str, Conditions)] = &[
     ("put_pool", TAKES),
     ("remove_pool", TAKES),
     ("cancel_operation", NONE),
+    ("resume_operation", NONE),
+    ("order_many", NONE),
     ("configure_smtp", NEEDS),
     ("test_smtp", NONE),
     ("rotate_authority", NONE),

@@ -15,8 +15,8 @@ use crate::api::request::{Order, RowId};
 use crate::api::vps_list::HostKey;
 use crate::api::{App, answer};
 use crate::clock;
-use crate::fleet::rows::{OperationRow, VpsRow};
-use crate::fleet::{Caller, FleetError, view};
+use crate::fleet::rows::{Goal, OperationRow, VpsRow};
+use crate::fleet::{Caller, FleetError, bulk, view};
 
 /// Which operations are asked for.
 pub(super) struct OperationList {
@@ -130,7 +130,10 @@ pub(super) async fn show(
     let row = state.get::<OperationRow>(&id).ok_or_else(|| FleetError::not_found("operation", id))?;
     let observation = row.host.and_then(|host| app.fleet.observations().of(host));
     let (catalogue, now) = (app.fleet.catalogue(), clock::now());
-    let shown = view::operation_now(catalogue, row, observation.as_deref(), now);
+    let mut shown = view::operation_now(catalogue, row, observation.as_deref(), now);
+    if let Goal::Bulk { .. } = row.goal {
+        shown.bulk = Some(bulk::counts(&state, id));
+    }
     Ok(answer::row(&view::operation_for(caller.sees_hosts(), shown)))
 }
 

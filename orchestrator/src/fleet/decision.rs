@@ -22,6 +22,7 @@ use crate::store::{Commit, Expect, Guard, Key, Revision, record};
 const NOTES_MAX: usize = 64;
 
 /// A mutation being decided.
+#[derive(Clone)]
 pub struct Decision {
     /// The state with every change made so far.
     pub state: State,
@@ -41,6 +42,7 @@ pub struct Decision {
     journal: Vec<HookEvent>,
 }
 
+#[derive(Clone)]
 struct Change {
     before: Option<Revision>,
     value: Option<Arc<str>>,
@@ -73,6 +75,18 @@ impl Decision {
             notes: Vec::new(),
             journal: Vec::new(),
         }
+    }
+
+    /// Decides a part of it: when that is refused, it is as if it had not been tried.
+    ///
+    /// # Errors
+    /// What the part says.
+    pub(super) fn attempt<T>(
+        &mut self,
+        part: impl FnOnce(&mut Self) -> Result<T, FleetError>,
+    ) -> Result<T, FleetError> {
+        let before = self.clone();
+        part(self).inspect_err(|_| *self = before)
     }
 
     /// A new id, sortable by age (RFC 9562, version 7).

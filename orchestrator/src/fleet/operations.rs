@@ -261,7 +261,8 @@ fn reached(goal: &Goal, seen: Option<&chom_protocol::vps::VpsStatus>) -> Option<
             | Goal::Settled
             | Goal::Rebuilt { .. }
             | Goal::Job { .. }
-            | Goal::Fetched { .. },
+            | Goal::Fetched { .. }
+            | Goal::Bulk { .. },
             _,
         ) => None,
     }
@@ -285,6 +286,13 @@ pub(super) fn expire(decision: &mut Decision, row: &OperationRow) -> Result<(), 
         decision.delete::<ImageFetchRow>(image);
         let problem = row.problem.clone().unwrap_or_else(|| "it did not come".to_owned());
         return fail(decision, row, format!("not done in time: {problem}; fetch it again"));
+    }
+    if let Goal::Bulk { .. } = row.goal {
+        return fail(
+            decision,
+            row,
+            "not done in time; go on with what is left: chomctl operation resume".to_owned(),
+        );
     }
     let why = match (&row.problem, row.state) {
         (Some(problem), _) => problem.clone(),
@@ -313,7 +321,8 @@ fn end(row: &mut OperationRow, state: OperationState, now: UnixMillis, message: 
     push(row, now, message);
 }
 
-fn push(row: &mut OperationRow, at: UnixMillis, message: String) {
+/// Adds a line to a trail.
+pub(super) fn push(row: &mut OperationRow, at: UnixMillis, message: String) {
     if row.steps.len() >= STEPS_MAX {
         row.steps.remove(1);
     }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use chom_certs::{Fingerprint, Serial, TokenHash};
 use chom_protocol::api::audit::{AuditResult, ChainEnd};
+use chom_protocol::api::bulk::BulkAction;
 use chom_protocol::api::hosts::{HostLimits, Labels};
 use chom_protocol::api::operations::OperationState;
 use chom_protocol::api::tenants::Quota;
@@ -231,6 +232,11 @@ pub enum Goal {
         /// Which.
         image: Name,
     },
+    /// Each of many VPSs has been given an order, and what came of it is known.
+    Bulk {
+        /// The tenant whose caller gave it; none: a caller of the fleet.
+        tenant: Option<Name>,
+    },
 }
 
 /// What an operation that can be taken back goes back to.
@@ -290,6 +296,43 @@ pub struct OperationRow {
     pub deadline: UnixMillis,
     /// When it ended.
     pub finished_at: Option<UnixMillis>,
+}
+
+/// An order on many VPSs. Its operation has the same id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkRow {
+    /// Its operation.
+    pub id: OperationId,
+    /// Who gave it: each VPS's part is theirs in the audit trail.
+    pub actor: String,
+    /// What.
+    pub action: BulkAction,
+    /// Its words, JSON.
+    pub parameters: Option<String>,
+}
+
+/// One VPS of an order on many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkItem {
+    /// Which.
+    pub vps: VpsId,
+    /// Its name when it was chosen.
+    pub name: Name,
+    /// The operation on it; none: it was not begun with, or could not be.
+    pub operation: Option<OperationId>,
+    /// Why it could not be begun with.
+    pub problem: Option<String>,
+}
+
+/// Some of the VPSs of an order on many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkChunkRow {
+    /// Of which order.
+    pub bulk: OperationId,
+    /// Which part of its list, from 0.
+    pub number: u32,
+    /// The VPSs, in order.
+    pub items: Vec<BulkItem>,
 }
 
 /// A job in a host's desired state.

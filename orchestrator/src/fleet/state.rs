@@ -15,9 +15,9 @@ use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::audit::THE_LOG;
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
-    AuditHeadRow, AuditRow, AuthorityRow, BlobRow, EnrolmentRow, HostRow, HostStanding, IdempotencyRow,
-    ImageFetchRow, ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow, PrefetchRow, SnapshotRow,
-    SshKeyRow, TenantRow, TokenRow, VpsNameRow, VpsRow,
+    AuditHeadRow, AuditRow, AuthorityRow, BlobRow, BulkChunkRow, BulkRow, EnrolmentRow, Goal, HostRow,
+    HostStanding, IdempotencyRow, ImageFetchRow, ImageRow, JobRow, ObservedRow, ObservedVpsRow, OperationRow,
+    PrefetchRow, SnapshotRow, SshKeyRow, TenantRow, TokenRow, VpsNameRow, VpsRow,
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
@@ -122,6 +122,8 @@ macro_rules! tables {
             pub operations_of_tenant: OrdMap<Name, OrdSet<OperationId>>,
             /// The operations about each VPS.
             pub operations_of_vps: OrdSet<(VpsId, OperationId)>,
+            /// Orders on many VPSs that have not ended.
+            pub open_bulks: OrdSet<OperationId>,
             /// The open operation of a VPS.
             pub operation_of_vps: OrdMap<VpsId, OperationId>,
             /// What each VPS holds of addresses and prefixes.
@@ -225,6 +227,9 @@ tables! {
     blobs: BlobRow, "blob", 1, "blobs", Sha256, |row| row.sha256, |id, folder| folder.row(id);
     operations: OperationRow, "operation", 1, "operations", OperationId, |row| row.id, |id, folder| folder.row(id),
         index index_operation;
+    bulks: BulkRow, "bulk", 1, "bulks", OperationId, |row| row.id, |id, folder| folder.row(id);
+    bulk_chunks: BulkChunkRow, "bulk-chunk", 1, "bulk-chunks", (OperationId, u32), |row| (row.bulk, row.number),
+        |id, folder| folder.within(&id.0).row(&u64::from(id.1));
     snapshots: SnapshotRow, "snapshot", 1, "snapshots", (VpsId, SnapshotId), |row| (row.vps, row.id),
         |id, folder| folder.within(&id.0).row(&id.1);
     jobs: JobRow, "job", 1, "jobs", (HostId, JobId), |row| (row.host, row.id),
@@ -472,6 +477,7 @@ fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&O
         if let Some(host) = row.host {
             state.open_operations.remove(&(host, row.id));
         }
+        state.open_bulks.remove(&row.id);
         if let Some(vps) = row.vps.filter(|vps| state.operation_of_vps.get(vps) == Some(&row.id)) {
             state.operation_of_vps.remove(&vps);
         }
@@ -479,6 +485,9 @@ fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&O
     if let Some(row) = new.filter(|row| !row.state.is_final()) {
         if let Some(host) = row.host {
             state.open_operations.insert((host, row.id));
+        }
+        if matches!(row.goal, Goal::Bulk { .. }) {
+            state.open_bulks.insert(row.id);
         }
         if let Some(vps) = row.vps {
             state.operation_of_vps.insert(vps, row.id);

@@ -1,6 +1,7 @@
 //! The use cases on a real store, with hosts that are told what to report.
 
 mod adopt;
+mod bulk;
 mod engine;
 pub(crate) mod golden;
 mod lifecycle;

@@ -271,6 +271,7 @@ pub fn operation(row: &OperationRow) -> OperationView {
         created_at: rfc3339(row.created_at),
         deadline: rfc3339(row.deadline),
         finished_at: row.finished_at.map(rfc3339),
+        bulk: None,
     }
 }
 

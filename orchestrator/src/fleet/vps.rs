@@ -21,6 +21,7 @@ use crate::fleet::{
 use crate::placement::{Candidate, place};
 
 pub(super) mod create;
+pub(in crate::fleet) mod orders;
 mod permit;
 mod rebuild;
 mod rename;
@@ -116,27 +117,36 @@ impl Fleet {
         F: FnOnce(&Fleet, &mut Decision, &mut VpsRow) -> Result<Goal, FleetError> + Send + 'static,
     {
         let fleet = self.clone();
-        self.mutate(caller, mark, move |decision, mark| {
-            let stored =
-                decision.state.vps.get(&vps).cloned().ok_or_else(|| FleetError::not_found("VPS", vps))?;
-            check_revision(mark, stored.revision)?;
-            let mut row = stored.row.as_ref().clone();
-            let out = permit::check(decision, &row, action)?;
-            let goal = change(&fleet, decision, &mut row)?;
-            let undo = permit::undo(&stored.row, &row, action);
-            let waits = goal == Goal::Settled && resize::waits_for_start(&stored.row, &row);
-            let mut operation = carry_out(&fleet, decision, &row, action, goal, undo, out)?;
-            if let Some(left) = (action == Action::Purge).then(|| left_behind(&row)).flatten() {
-                operation = operations::note(decision, operation, &left)?;
-            }
-            if waits {
-                operation = operations::note(decision, operation, resize::WAITS)?;
-            }
-            decision.audit(&format!("vps.{}", action.name()), vps)?;
-            Ok(accepted(&fleet, decision, stored.row.as_ref(), &operation))
-        })
-        .await
+        self.mutate(caller, mark, move |decision, mark| give(&fleet, decision, mark, vps, action, change))
+            .await
     }
+}
+
+/// Gives an order to a VPS: `change` edits its row and says what the operation waits for.
+fn give(
+    fleet: &Fleet,
+    decision: &mut Decision,
+    mark: &RequestMark,
+    vps: VpsId,
+    action: Action,
+    change: impl FnOnce(&Fleet, &mut Decision, &mut VpsRow) -> Result<Goal, FleetError>,
+) -> Result<VpsAccepted, FleetError> {
+    let stored = decision.state.vps.get(&vps).cloned().ok_or_else(|| FleetError::not_found("VPS", vps))?;
+    check_revision(mark, stored.revision)?;
+    let mut row = stored.row.as_ref().clone();
+    let out = permit::check(decision, &row, action)?;
+    let goal = change(fleet, decision, &mut row)?;
+    let undo = permit::undo(&stored.row, &row, action);
+    let waits = goal == Goal::Settled && resize::waits_for_start(&stored.row, &row);
+    let mut operation = carry_out(fleet, decision, &row, action, goal, undo, out)?;
+    if let Some(left) = (action == Action::Purge).then(|| left_behind(&row)).flatten() {
+        operation = operations::note(decision, operation, &left)?;
+    }
+    if waits {
+        operation = operations::note(decision, operation, resize::WAITS)?;
+    }
+    decision.audit(&format!("vps.{}", action.name()), vps)?;
+    Ok(accepted(fleet, decision, stored.row.as_ref(), &operation))
 }
 
 /// Writes the rows of a new VPS that is to run; its card has been plugged in.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::bulk::BulkCounts;
 use crate::id::{HostId, Name, OperationId, VpsId};
 
 /// How far an operation is.
@@ -72,4 +73,7 @@ pub struct OperationView {
     /// When it ended, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
+    /// Of an order on many VPSs that is shown by itself: how far they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulk: Option<BulkCounts>,
 }

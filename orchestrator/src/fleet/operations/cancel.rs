@@ -8,7 +8,7 @@ use chom_protocol::vps::Power;
 use super::{end, tell};
 use crate::fleet::rows::{Goal, ImageFetchRow, JobRow, OperationRow, Undo, VpsNameRow, VpsRow};
 use crate::fleet::vps::{put_name, resize};
-use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, view};
+use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, bulk, view};
 
 impl Undo {
     /// What to go back to.
@@ -63,12 +63,23 @@ fn cancel(fleet: &Fleet, decision: &mut Decision, mut row: OperationRow) -> Resu
             decision.delete::<JobRow>(&(host, *job));
         }
         (None, Goal::Fetched { image }, _) => decision.delete::<ImageFetchRow>(image),
+        // Those that were begun with go on.
+        (None, Goal::Bulk { .. }, _) => {}
         (None, _, _) => return Err(refuse(instead(&row).to_owned())),
     }
     let by = match row.host {
         Some(host) => {
             decision.raise(host)?;
             format!("cancelled by {}; it is wanted as it was before", decision.actor())
+        }
+        None if matches!(row.goal, Goal::Bulk { .. }) => {
+            let counts = bulk::counts(&decision.state, row.id);
+            format!(
+                "cancelled by {}: {} of {} VPSs are not begun with; `chomctl operation resume` goes on with them",
+                decision.actor(),
+                counts.pending,
+                counts.count
+            )
         }
         None => format!("cancelled by {}", decision.actor()),
     };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use chom_protocol::api::alerts::{AlertState, DeliveryState, Severity};
 use chom_protocol::api::audit::ChainEnd;
+use chom_protocol::api::bulk::BulkAction;
 use chom_protocol::api::networks::{AddressRange, CreateNetwork, NetworkKind, PutPool, TrafficQuota};
 use chom_protocol::api::tenants::Quota;
 use chom_protocol::api::tokens::Role;
@@ -18,7 +19,8 @@ use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
 use crate::fleet::network::rows::{FormerAddressRow, Month, MonthRow, TrafficRow};
 use crate::fleet::rows::{
-    AuditHeadRow, ImageFetchRow, ImageRow, PrefetchRow, Prefetched, SshKeyRow, TenantRow, TokenRow,
+    AuditHeadRow, BulkChunkRow, BulkItem, BulkRow, ImageFetchRow, ImageRow, PrefetchRow, Prefetched,
+    SshKeyRow, TenantRow, TokenRow,
 };
 use crate::fleet::state::State;
 use crate::fleet::tokens;
@@ -90,6 +92,21 @@ pub(crate) async fn full() -> World {
         let last = ChainEnd { sequence: 7, hash: Sha256::of(b"line") };
         let dropped = ChainEnd { sequence: 2, hash: Sha256::of(b"dropped") };
         decision.put(AuditHeadRow { last, segment: 3, segment_bytes: 1234, dropped })?;
+        let bulk = OperationId::new(decision.new_id());
+        let item = |operation, problem: Option<&str>| BulkItem {
+            vps,
+            name: name("a"),
+            operation,
+            problem: problem.map(str::to_owned),
+        };
+        decision.put(BulkRow {
+            id: bulk,
+            actor: "admin".to_owned(),
+            action: BulkAction::Stop,
+            parameters: Some("{\"force\":true}".to_owned()),
+        })?;
+        let items = vec![item(Some(bulk), None), item(None, Some("VPS `a` is on hold")), item(None, None)];
+        decision.put(BulkChunkRow { bulk, number: 0, items })?;
         let (_, token) =
             tokens::create(name("admin"), Role::Admin, TokenId::new(decision.new_id()), at).unwrap();
         decision.put(TokenRow {

@@ -21,8 +21,7 @@ impl Fleet {
         vps: VpsId,
         request: RebuildVps,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        ssh_keys::check_all("/ssh_keys", request.ssh_keys.as_deref().unwrap_or_default())?;
-        check_user_data(request.user_data.as_deref())?;
+        check(&request)?;
         self.order(caller, mark, vps, Action::Rebuild, move |fleet, decision, row| {
             rebuild(fleet, decision, row, request)
         })
@@ -30,7 +29,13 @@ impl Fleet {
     }
 }
 
-fn rebuild(
+/// Refuses words that break a rule by themselves.
+pub(super) fn check(request: &RebuildVps) -> Result<(), FleetError> {
+    ssh_keys::check_all("/ssh_keys", request.ssh_keys.as_deref().unwrap_or_default())?;
+    check_user_data(request.user_data.as_deref())
+}
+
+pub(super) fn rebuild(
     fleet: &Fleet,
     decision: &mut Decision,
     row: &mut VpsRow,

@@ -35,7 +35,7 @@ impl Fleet {
     }
 }
 
-fn resize(
+pub(super) fn resize(
     fleet: &Fleet,
     decision: &mut Decision,
     row: &mut VpsRow,

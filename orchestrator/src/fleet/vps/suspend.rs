@@ -6,7 +6,7 @@ use chom_protocol::vps::Suspension;
 
 use super::{Action, wake};
 use crate::fleet::rows::{Goal, Suspended, VpsRow};
-use crate::fleet::{Caller, Done, Fleet, FleetError, RequestMark};
+use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark};
 
 impl Fleet {
     /// Suspends a VPS for a reason.
@@ -20,11 +20,8 @@ impl Fleet {
         vps: VpsId,
         request: SuspendVps,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        let SuspendVps { reason, mode } = request;
         self.order(caller, mark, vps, Action::Suspend, move |_, decision, row| {
-            let since = row.suspensions.get(&reason).map_or(decision.now, |held| held.since);
-            row.suspensions.insert(reason, Suspended { mode, since });
-            Ok(take_effect(row))
+            Ok(suspend(decision, row, request))
         })
         .await
     }
@@ -40,20 +37,28 @@ impl Fleet {
         vps: VpsId,
         request: UnsuspendVps,
     ) -> Result<Done<VpsAccepted>, FleetError> {
-        let UnsuspendVps { reason } = request;
-        self.order(caller, mark, vps, Action::Unsuspend, move |_, _, row| {
-            if row.suspensions.remove(&reason).is_none() {
-                let held: Vec<String> = row.suspensions.keys().map(ToString::to_string).collect();
-                let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
-                return Err(FleetError::conflict(format!(
-                    "VPS `{}` is not suspended for {reason}, but for {held}",
-                    row.spec.name
-                )));
-            }
-            Ok(take_effect(row))
-        })
-        .await
+        self.order(caller, mark, vps, Action::Unsuspend, move |_, _, row| unsuspend(row, request)).await
     }
+}
+
+pub(super) fn suspend(decision: &Decision, row: &mut VpsRow, request: SuspendVps) -> Goal {
+    let SuspendVps { reason, mode } = request;
+    let since = row.suspensions.get(&reason).map_or(decision.now, |held| held.since);
+    row.suspensions.insert(reason, Suspended { mode, since });
+    take_effect(row)
+}
+
+pub(super) fn unsuspend(row: &mut VpsRow, request: UnsuspendVps) -> Result<Goal, FleetError> {
+    let UnsuspendVps { reason } = request;
+    if row.suspensions.remove(&reason).is_none() {
+        let held: Vec<String> = row.suspensions.keys().map(ToString::to_string).collect();
+        let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
+        return Err(FleetError::conflict(format!(
+            "VPS `{}` is not suspended for {reason}, but for {held}",
+            row.spec.name
+        )));
+    }
+    Ok(take_effect(row))
 }
 
 /// What follows from the reasons that are left.
