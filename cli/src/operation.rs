@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chom_protocol::OperationId;
+use chom_protocol::api::bulk::{BulkCounts, BulkItemState, BulkItemView};
 use chom_protocol::api::operations::{OperationState, OperationView};
 use clap::Subcommand;
 
@@ -35,6 +36,18 @@ pub(crate) enum OperationCommand {
     Cancel {
         /// Its id
         id: OperationId,
+    },
+    /// Goes on with an order on many VPSs that was cancelled: with those that were not begun with
+    Resume {
+        /// Its id
+        id: OperationId,
+    },
+    /// Lists the VPSs of an order on many, each with what came of it
+    Items {
+        /// Its id
+        id: OperationId,
+        #[command(flatten)]
+        list: ListOptions,
     },
     /// Waits until an operation has ended; fails if it failed
     Wait {
@@ -88,6 +101,11 @@ pub(crate) fn run(session: &Session, command: OperationCommand) -> Result<(), Fa
         }
         OperationCommand::Show { id } => client.get(&path(id))?,
         OperationCommand::Cancel { id } => client.act(&format!("{}/cancel", path(id)))?,
+        OperationCommand::Resume { id } => client.act(&format!("{}/resume", path(id)))?,
+        OperationCommand::Items { id, list } => {
+            let items: Vec<BulkItemView> = client.list(&format!("{}/items", path(id)), list.limit)?;
+            return session.screen.show(&items, |view| items_table(&items, view));
+        }
         OperationCommand::Wait { id, timeout } => {
             let operation: OperationView = client.get(&path(id))?;
             let operation = wait(&client, operation, "", timeout.timeout)?;
@@ -143,6 +161,9 @@ fn line(operation: &OperationView, what: &str, trouble: Option<&str>) -> String 
     let (state, _) = state(operation.state);
     let gap = if what.is_empty() { "" } else { " " };
     let mut line = format!("{}{gap}{what}: {state}", operation.kind);
+    if let Some(BulkCounts { count, running, succeeded, failed, .. }) = operation.bulk {
+        line.push_str(&format!(": {succeeded} of {count} done, {running} under way, {failed} failed"));
+    }
     let now = operation.problem.as_deref().or(operation.steps.last().map(|step| step.message.as_str()));
     if let Some(now) = trouble.or(now) {
         line.push_str(": ");
@@ -211,6 +232,25 @@ fn table(operations: &[OperationView], view: &View) -> String {
     table.render(view, "no operations")
 }
 
+fn items_table(items: &[BulkItemView], view: &View) -> String {
+    let mut table = Table::new(&["VPS", "STATE", "OPERATION", "PROBLEM"]);
+    for item in items {
+        let (word, tone) = match item.state {
+            BulkItemState::Pending => ("pending", Tone::Plain),
+            BulkItemState::Running => ("running", Tone::Warn),
+            BulkItemState::Succeeded => ("succeeded", Tone::Good),
+            BulkItemState::Failed => ("failed", Tone::Bad),
+        };
+        table.row(vec![
+            Cell::from(&item.name),
+            Cell::new(word, tone),
+            Cell::from(item.operation.map_or_else(|| "-".to_owned(), |id| id.to_string())),
+            Cell::from(item.problem.as_deref().unwrap_or_default()),
+        ]);
+    }
+    table.render(view, "no VPSs: this is not an order on many")
+}
+
 /// All of an operation.
 pub(crate) fn details(operation: &OperationView, view: &View) -> String {
     let mut details = Details::default();
@@ -220,6 +260,14 @@ pub(crate) fn details(operation: &OperationView, view: &View) -> String {
     details.line("State", Cell::new(word, tone));
     details.line("Problem", Cell::new(operation.problem.as_deref().unwrap_or_default(), Tone::Bad));
     details.line("Tenant", &operation.tenant);
+    if let Some(BulkCounts { count, pending, running, succeeded, failed }) = operation.bulk {
+        details.line(
+            "VPSs",
+            format!(
+                "{count}: {succeeded} done, {running} under way, {pending} not begun with, {failed} failed"
+            ),
+        );
+    }
     details.line("VPS", operation.vps.map(|id| id.to_string()).unwrap_or_default());
     details.line("Host", operation.host.map(|id| id.to_string()).unwrap_or_default());
     details.line("Asked", moment(&operation.created_at, view.now));

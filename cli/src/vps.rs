@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use chom_protocol::Name;
+use chom_protocol::api::bulk::BulkAction;
 use chom_protocol::api::console::{PasswordReset, ResetPassword};
 use chom_protocol::api::hosts::HostView;
 use chom_protocol::api::vps_servers::{
@@ -12,7 +13,7 @@ use chom_protocol::vps::{Engine, GuestShutdown};
 use clap::Subcommand;
 
 use crate::client::Client;
-use crate::confirm::{Confirmation, confirm};
+use crate::confirm::confirm;
 use crate::error::Failure;
 use crate::filters::VpsFilters;
 use crate::operation::{self, WaitOptions};
@@ -20,6 +21,7 @@ use crate::session::{Reference, Session, read_text};
 use crate::shell::eprint_line;
 
 mod adopt;
+mod bulk;
 mod change;
 mod console;
 mod network;
@@ -27,8 +29,9 @@ mod order;
 mod render;
 mod snapshot;
 
+use bulk::Targets;
 pub(crate) use order::Target;
-use order::{Nothing, Verb, Way, act};
+use order::{Nothing, Verb, Way};
 
 use change::{RebuildOptions, RenameOptions, ResizeOptions, StopOptions, SuspendOptions, UnsuspendOptions};
 
@@ -52,15 +55,15 @@ pub(crate) enum VpsCommand {
         vps: Reference,
     },
     /// Starts a VPS
-    Start(Target),
+    Start(Targets),
     /// Shuts a VPS down; it is forced off when it does not
     Stop(StopOptions),
     /// Restarts a VPS
-    Restart(Target),
+    Restart(Targets),
     /// Halts a VPS's processors; it keeps its memory
-    Pause(Target),
+    Pause(Targets),
     /// Lets a paused VPS go on
-    Resume(Target),
+    Resume(Targets),
     /// Gives a VPS another size; its disk only grows
     Resize(ResizeOptions),
     /// Makes a VPS anew from an image; what is on its disk is lost
@@ -72,16 +75,11 @@ pub(crate) enum VpsCommand {
     /// Ends one reason for which a VPS is suspended
     Unsuspend(UnsuspendOptions),
     /// Deletes a VPS; it is kept for a while and can be undeleted
-    Delete(Target),
+    Delete(Targets),
     /// Brings a deleted VPS back
-    Undelete(Target),
+    Undelete(Targets),
     /// Removes a deleted VPS for good
-    Purge {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        confirmation: Confirmation,
-    },
+    Purge(Targets),
     /// Opens the console of a VPS: the serial line of a VM, a shell in a container
     Console {
         /// Its name or id
@@ -110,9 +108,9 @@ pub(crate) enum VpsCommand {
     #[command(subcommand)]
     Iso(snapshot::IsoCommand),
     /// Stops reconciling a VPS, while somebody repairs it by hand
-    Hold(Target),
+    Hold(Targets),
     /// Reconciles a VPS again
-    Unhold(Target),
+    Unhold(Targets),
     #[command(flatten)]
     Network(network::VpsNetworkCommand),
 }
@@ -248,19 +246,22 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
             };
             session.screen.show(&row, |view| render::details(&row, &hosts, view))
         }
-        VpsCommand::Start(target) => act(session, &target, "start"),
+        VpsCommand::Start(targets) => act(session, targets, BulkAction::Start),
         VpsCommand::Stop(options) => change::stop(session, options),
-        VpsCommand::Restart(target) => act(session, &target, "restart"),
-        VpsCommand::Pause(target) => act(session, &target, "pause"),
-        VpsCommand::Resume(target) => act(session, &target, "resume"),
+        VpsCommand::Restart(targets) => act(session, targets, BulkAction::Restart),
+        VpsCommand::Pause(targets) => act(session, targets, BulkAction::Pause),
+        VpsCommand::Resume(targets) => act(session, targets, BulkAction::Resume),
         VpsCommand::Resize(options) => change::resize(session, options),
         VpsCommand::Rebuild(options) => change::rebuild(session, options),
         VpsCommand::Rename(options) => change::rename(session, options),
         VpsCommand::Suspend(options) => change::suspend(session, options),
         VpsCommand::Unsuspend(options) => change::unsuspend(session, options),
-        VpsCommand::Undelete(target) => act(session, &target, "undelete"),
-        VpsCommand::Delete(target) => order::delete(session, &target, ""),
-        VpsCommand::Purge { target, confirmation } => purge(session, &target, confirmation),
+        VpsCommand::Undelete(targets) => act(session, targets, BulkAction::Undelete),
+        VpsCommand::Delete(targets) => match targets.one_or_many(session, BulkAction::Delete, None)? {
+            Some(target) => order::delete(session, &target, ""),
+            None => Ok(()),
+        },
+        VpsCommand::Purge(targets) => purge(session, targets),
         VpsCommand::Console { vps, options } => {
             let client = session.client()?;
             let row: VpsView = client.get(&path(&vps))?;
@@ -270,19 +271,32 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
         VpsCommand::Snapshot(command) => snapshot::run(session, command),
         VpsCommand::Clone(options) => snapshot::clone(session, options),
         VpsCommand::Rescue(options) => snapshot::rescue(session, options),
-        VpsCommand::Unrescue(target) => act(session, &target, "unrescue"),
+        VpsCommand::Unrescue(target) => order::act(session, &target, "unrescue"),
         VpsCommand::Iso(command) => snapshot::iso(session, command),
-        VpsCommand::Hold(target) => hold(session, &target, true),
-        VpsCommand::Unhold(target) => hold(session, &target, false),
+        VpsCommand::Hold(target) => hold(session, target, true),
+        VpsCommand::Unhold(target) => hold(session, target, false),
         VpsCommand::Network(command) => network::run(session, command),
     }
 }
 
-fn hold(session: &Session, target: &Target, hold: bool) -> Result<(), Failure> {
-    order::order(session, target, "hold", &SetHold { hold })
+fn act(session: &Session, targets: Targets, action: BulkAction) -> Result<(), Failure> {
+    match targets.one_or_many(session, action, None)? {
+        Some(target) => order::act(session, &target, action.name()),
+        None => Ok(()),
+    }
 }
 
-fn purge(session: &Session, target: &Target, confirmation: Confirmation) -> Result<(), Failure> {
+fn hold(session: &Session, targets: Targets, hold: bool) -> Result<(), Failure> {
+    let action = if hold { BulkAction::Hold } else { BulkAction::Unhold };
+    match targets.one_or_many(session, action, None)? {
+        Some(target) => order::order(session, &target, "hold", &SetHold { hold }),
+        None => Ok(()),
+    }
+}
+
+fn purge(session: &Session, targets: Targets) -> Result<(), Failure> {
+    let confirmation = targets.confirmation;
+    let Some(target) = targets.one_or_many(session, BulkAction::Purge, None)? else { return Ok(()) };
     let client = session.client()?;
     let vps: VpsView = client.get(&path(&target.vps))?;
     let consequence = format!("This removes the VPS `{}` ({}) and its disk for good.", vps.name, vps.id);

@@ -27,6 +27,7 @@ pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
+pub mod register;
 pub mod seed;
 pub mod simulation;
 pub mod smtp;

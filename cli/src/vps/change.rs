@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 
+use chom_protocol::api::bulk::BulkAction;
 use chom_protocol::api::vps_servers::{
     RebuildVps, RenameVps, ResizeVps, StopVps, SuspendVps, UnsuspendVps, VpsView,
 };
 use chom_protocol::vps::{Suspension, SuspensionReason};
 use chom_protocol::{Bytes, Name};
+use serde::Serialize;
 
+use super::bulk::Targets;
 use super::order::order;
 use super::{Target, path, ssh_keys, user_data};
-use crate::confirm::{Confirmation, confirm};
+use crate::confirm::confirm;
 use crate::error::Failure;
 use crate::session::Session;
 
@@ -18,7 +21,7 @@ use crate::session::Session;
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopOptions {
     #[command(flatten)]
-    target: Target,
+    targets: Targets,
     /// Take its power away at once, without asking the guest
     #[arg(long, conflicts_with = "grace")]
     force: bool,
@@ -31,7 +34,7 @@ pub(crate) struct StopOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResizeOptions {
     #[command(flatten)]
-    target: Target,
+    targets: Targets,
     /// A size of the catalogue (chomctl size list)
     #[arg(long)]
     size: Option<Name>,
@@ -53,7 +56,7 @@ pub(crate) struct ResizeOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct RebuildOptions {
     #[command(flatten)]
-    target: Target,
+    targets: Targets,
     /// From what (chomctl image list); its present image where absent
     #[arg(long)]
     image: Option<Name>,
@@ -66,8 +69,6 @@ pub(crate) struct RebuildOptions {
     /// cloud-init user data in place of the present one
     #[arg(long, value_name = "FILE")]
     user_data_file: Option<PathBuf>,
-    #[command(flatten)]
-    confirmation: Confirmation,
 }
 
 /// What to call it.
@@ -84,7 +85,7 @@ pub(crate) struct RenameOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct SuspendOptions {
     #[command(flatten)]
-    target: Target,
+    targets: Targets,
     /// Why
     #[arg(long, value_enum)]
     reason: Reason,
@@ -97,7 +98,7 @@ pub(crate) struct SuspendOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct UnsuspendOptions {
     #[command(flatten)]
-    target: Target,
+    targets: Targets,
     /// Which reason
     #[arg(long, value_enum)]
     reason: Reason,
@@ -145,30 +146,34 @@ pub(super) fn parse_bytes(text: &str) -> Result<Bytes, String> {
 }
 
 pub(super) fn stop(session: &Session, options: StopOptions) -> Result<(), Failure> {
-    let StopOptions { target, force, grace } = options;
-    order(session, &target, "stop", &StopVps { force, grace_seconds: grace })
+    let StopOptions { targets, force, grace } = options;
+    given(session, targets, BulkAction::Stop, &StopVps { force, grace_seconds: grace })
 }
 
 pub(super) fn resize(session: &Session, options: ResizeOptions) -> Result<(), Failure> {
-    let ResizeOptions { target, size, cores, memory, disk, restart } = options;
+    let ResizeOptions { targets, size, cores, memory, disk, restart } = options;
     let request = ResizeVps { size, cores, memory_bytes: memory, disk_bytes: disk, restart };
-    order(session, &target, "resize", &request)
+    given(session, targets, BulkAction::Resize, &request)
 }
 
 pub(super) fn rebuild(session: &Session, options: RebuildOptions) -> Result<(), Failure> {
+    let confirmation = options.targets.confirmation;
     let keys = ssh_keys(options.ssh_keys, &options.ssh_key_files)?;
     let request = RebuildVps {
         image: options.image,
         ssh_keys: (!keys.is_empty()).then_some(keys),
         user_data: user_data(options.user_data_file.as_ref())?,
     };
+    let (targets, confirmation) = (options.targets, confirmation);
+    let words = to_value(&request)?;
+    let Some(target) = targets.one_or_many(session, BulkAction::Rebuild, Some(words))? else { return Ok(()) };
     let client = session.client()?;
-    let vps: VpsView = client.get(&path(&options.target.vps))?;
+    let vps: VpsView = client.get(&path(&target.vps))?;
     let consequence = format!("What is on the disk of the VPS `{}` ({}) will be lost.", vps.name, vps.id);
-    if !options.target.way.dry_run {
-        confirm(options.confirmation, session.no_input(), &consequence)?;
+    if !target.way.dry_run {
+        confirm(confirmation, session.no_input(), &consequence)?;
     }
-    order(session, &options.target, "rebuild", &request)
+    order(session, &target, "rebuild", &request)
 }
 
 pub(super) fn rename(session: &Session, options: RenameOptions) -> Result<(), Failure> {
@@ -177,17 +182,35 @@ pub(super) fn rename(session: &Session, options: RenameOptions) -> Result<(), Fa
 }
 
 pub(super) fn suspend(session: &Session, options: SuspendOptions) -> Result<(), Failure> {
-    let SuspendOptions { target, reason, mode } = options;
+    let SuspendOptions { targets, reason, mode } = options;
     let mode = match mode {
         Mode::Stopped => Suspension::Stopped,
         Mode::Isolated => Suspension::Isolated,
     };
-    order(session, &target, "suspend", &SuspendVps { reason: reason.into(), mode })
+    given(session, targets, BulkAction::Suspend, &SuspendVps { reason: reason.into(), mode })
 }
 
 pub(super) fn unsuspend(session: &Session, options: UnsuspendOptions) -> Result<(), Failure> {
-    let UnsuspendOptions { target, reason } = options;
-    order(session, &target, "unsuspend", &UnsuspendVps { reason: reason.into() })
+    let UnsuspendOptions { targets, reason } = options;
+    given(session, targets, BulkAction::Unsuspend, &UnsuspendVps { reason: reason.into() })
+}
+
+/// An order with words, to one or to many.
+fn given(
+    session: &Session,
+    targets: Targets,
+    action: BulkAction,
+    request: &impl Serialize,
+) -> Result<(), Failure> {
+    match targets.one_or_many(session, action, Some(to_value(request)?))? {
+        Some(target) => order(session, &target, action.name(), request),
+        None => Ok(()),
+    }
+}
+
+fn to_value(request: &impl Serialize) -> Result<serde_json::Value, Failure> {
+    serde_json::to_value(request)
+        .map_err(|error| Failure::Format { format: "JSON", reason: error.to_string() })
 }
 
 #[cfg(test)]

@@ -493,4 +493,43 @@ fn a_webhook_is_found_by_its_name_and_its_secret_stands_alone() {
     );
     let nobody = run(&server.url, &["webhook", "show", "nobody"]);
     assert!(nobody.code == Some(2) && nobody.stderr.contains("chomctl webhook list"), "{}", nobody.stderr);
+#[test]
+fn many_are_looked_at_and_confirmed_before_they_get_an_order() {
+    let many = || {
+        Server::start(|request, _| match request.line.as_str() {
+            "POST /api/vps-servers/actions?dry_run=true" => {
+                answer(200, &json!({"action": "stop", "count": 3, "names": ["a", "b"]}))
+            }
+            "POST /api/vps-servers/actions" => answer(202, &operation("pending")),
+            _ => problem(404, "No such thing", "there is none", None),
+        })
+    };
+    let arguments = ["vps", "stop", "--all", "--host", "h1", "-l", "state=running,name=web-*", "--force"];
+    let server = many();
+    let outcome = run(&server.url, &[&arguments[..], &["--dry-run"]].concat());
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("a, b and 1 more"), "{}", outcome.stdout);
+    assert_eq!(server.lines().len(), 1, "a dry run does nothing");
+    let server = many();
+    let outcome = run(&server.url, &arguments);
+    assert_eq!(
+        (outcome.code, server.lines().len()),
+        (Some(2), 1),
+        "nobody could be asked: {}",
+        outcome.stderr
+    );
+    let server = many();
+    let outcome = run(&server.url, &[&arguments[..], &["--yes"]].concat());
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let sent: Value = serde_json::from_str(&server.requests()[1].body).unwrap();
+    assert_eq!(
+        sent,
+        json!({"action": "stop", "parameters": {"force": true}, "expected_count": 3,
+            "selector": {"all": true, "host": "h1", "state": "running", "name_prefix": "web-"}})
+    );
+    for wrong in
+        [&["vps", "stop"][..], &["vps", "stop", "web", "--all"], &["vps", "stop", "-l", "colour=red"]]
+    {
+        assert_eq!(run(&many().url, wrong).code, Some(2), "{wrong:?}");
+    }
 }

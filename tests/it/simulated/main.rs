@@ -13,6 +13,7 @@ mod forgotten;
 mod hostile;
 mod identity;
 mod many;
+mod mutations;
 mod operations;
 mod orchestrator_killed;
 mod outage;

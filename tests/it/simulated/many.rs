@@ -17,7 +17,7 @@ use chom_tests::wait::wait_for;
 use tokio::runtime::Runtime;
 
 /// So many hosts that are enrolled, connected and reporting, in this process.
-fn simulated(fleet: &Fleet, hosts: usize, folder: &Path, runtime: &Runtime) -> Simulation {
+pub(crate) fn simulated(fleet: &Fleet, hosts: usize, folder: &Path, runtime: &Runtime) -> Simulation {
     let api = fleet.api();
     let added = (0..hosts).map(|n| api.add_host(&format!("host-{n}"), "us-east").unwrap().join_code);
     let codes: Vec<String> = added.collect();
@@ -32,7 +32,7 @@ fn simulated(fleet: &Fleet, hosts: usize, folder: &Path, runtime: &Runtime) -> S
     simulation
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 

@@ -27,8 +27,9 @@ async fn send(api: &Api, method: &Method, path: &str, if_match: Option<&str>, bo
 async fn what_the_document_does_not_say_is_refused_and_never_passed_over() {
     let api = Api::new().await;
     for (method, pattern, operation) in changes() {
-        // Uploads have parameters of their own.
-        if operation["operationId"] == "add_image" || operation["operationId"] == "adopt_vps" {
+        // Uploads have parameters of their own, and these two dry runs whose answers are no plans to be applied.
+        let own = ["add_image", "adopt_vps", "order_many"];
+        if own.iter().any(|id| operation["operationId"] == *id) {
             continue;
         }
         let path = filled(&pattern);

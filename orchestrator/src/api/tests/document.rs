@@ -38,6 +38,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/openapi.json
         GET /api/operations
         GET /api/operations/{operation}
+        GET /api/operations/{operation}/items
         GET /api/regions
         GET /api/sizes
         GET /api/ssh-keys
@@ -78,11 +79,13 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/networks/{network}/pools
         POST /api/networks/{network}/pools/remove
         POST /api/operations/{operation}/cancel
+        POST /api/operations/{operation}/resume
         POST /api/ssh-keys
         POST /api/tenants
         POST /api/tenants/{tenant}/quota
         POST /api/tokens
         POST /api/vps-servers
+        POST /api/vps-servers/actions
         POST /api/vps-servers/{vps}/addresses
         POST /api/vps-servers/{vps}/clone
         POST /api/vps-servers/{vps}/console-token

@@ -118,6 +118,7 @@ async fn one_that_cannot_be_done_says_why_and_the_others_go_on() {
     let job = world.fleet.state().jobs.values().find(|job| job.row.operation == first).unwrap().row.id;
     let result = chom_protocol::job::JobResult {
         job,
+        generation: Generation::default(),
         finished_at: UnixMillis(1),
         outcome: chom_protocol::job::JobOutcome::Done,
     };
@@ -127,7 +128,13 @@ async fn one_that_cannot_be_done_says_why_and_the_others_go_on() {
         .iter()
         .map(|item| format!("{}: {:?} {}\n", item.name, item.state, item.problem.as_deref().unwrap_or("")))
         .collect();
-    expect_test::expect![[r#""#]].assert_eq(&said.concat());
+    expect_test::expect![[r#"
+        v0: Succeeded 
+        v1: Failed VPS `v1` is to be off; start it with `chomctl vps start v1`
+        v2: Failed VPS `v2` is on hold; end it with `chomctl vps unhold v2`
+        v3: Failed a newer order on the VPS took its place
+    "#]]
+    .assert_eq(&said.concat());
     let row = world.operation(begun.id);
     assert_eq!(row.state, OperationState::Failed);
     assert!(row.problem.unwrap().starts_with("3 of 4 were not done"));
@@ -169,7 +176,7 @@ async fn a_selector_means_what_it_says_and_of_a_tenant_its_own_alone() {
             (BulkAction::Hold, all()),
             (BulkAction::Stop, none()),
         ] {
-            let text = serde_json::to_string(&selector).unwrap();
+            let text = serde_json::to_string(&selector).unwrap().replace(&id("web-1").to_string(), "ID");
             let found = world.fleet.preview_bulk(&caller, &order(action, selector));
             let found = match found {
                 Ok(preview) => preview.names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" "),
@@ -178,7 +185,30 @@ async fn a_selector_means_what_it_says_and_of_a_tenant_its_own_alone() {
             said += &format!("{who} {} {text}: {found}\n", action.name());
         }
     }
-    expect_test::expect![[r#""#]].assert_eq(&said);
+    expect_test::expect![[r#"
+        admin stop {"all":true}: web-1 web-2 db-1
+        admin stop {"state":"running"}: web-1 web-2
+        admin stop {"tenant":"acme"}: web-2 db-1
+        admin stop {"tenant":"default"}: web-1
+        admin stop {"name_prefix":"web-"}: web-1 web-2
+        admin stop {"ids":["ID"]}: web-1
+        admin stop {"host":"h1"}: web-1 web-2 db-1
+        admin stop {"region":"us-east"}: 
+        admin purge {"all":true}: old
+        admin hold {"all":true}: web-1 web-2 db-1
+        admin stop {}: Invalid: say which VPSs: by `tenant`, `host`, `region`, `state`, `size`, `image`, `name_prefix`, `ids`, or `all`
+        owner stop {"all":true}: web-2 db-1
+        owner stop {"state":"running"}: web-2
+        owner stop {"tenant":"acme"}: web-2 db-1
+        owner stop {"tenant":"default"}: Invalid: there is no tenant `default`
+        owner stop {"name_prefix":"web-"}: web-2
+        owner stop {"ids":["ID"]}: 
+        owner stop {"host":"h1"}: Forbidden: which hosts there are is not a tenant's to know; choose by region, state, size, image or name
+        owner stop {"region":"us-east"}: 
+        owner purge {"all":true}: old
+        owner hold {"all":true}: Forbidden: `hold` needs the permission `vps-custody:change`, which the role `owner` of your token does not have
+        owner stop {}: Invalid: say which VPSs: by `tenant`, `host`, `region`, `state`, `size`, `image`, `name_prefix`, `ids`, or `all`
+    "#]].assert_eq(&said);
     for (request, kind) in [
         (BulkOrder { expected_count: Some(9), ..order(BulkAction::Stop, all()) }, ErrorKind::Conflict),
         (
