@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::filters::OperationFilters;
 use crate::output::{Cell, Details, Table, Tone, View, age, moment, span, until};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{ListOptions, Session};
 
 /// How often an operation is asked about at first: what is quick is seen quickly.
 const POLL_PAUSE: Duration = Duration::from_millis(200);

@@ -118,7 +118,7 @@ macro_rules! tables {
             pub group_members: OrdMap<(Name, Name, HostId), u32>,
             /// Operations that have not ended, by host.
             pub open_operations: OrdSet<(HostId, OperationId)>,
-            /// The operations about a tenant's VPSs.
+            /// The operations about a tenant's VPSs, and its callers' orders on many.
             pub operations_of_tenant: OrdMap<Name, OrdSet<OperationId>>,
             /// The operations about each VPS.
             pub operations_of_vps: OrdSet<(VpsId, OperationId)>,
@@ -468,6 +468,14 @@ fn index_address(state: &mut State, old: Option<&AddressRow>, new: Option<&Addre
     }
 }
 
+/// The tenant whose callers are shown an operation: that of its VPS, or of who gave an order to many.
+fn tenant_of(row: &OperationRow) -> Option<&Name> {
+    match (&row.goal, row.vps) {
+        (Goal::Bulk { tenant }, _) => tenant.as_ref(),
+        (_, vps) => vps.map(|_| &row.tenant),
+    }
+}
+
 fn index_operation(state: &mut State, old: Option<&OperationRow>, new: Option<&OperationRow>) {
     index_deadline(state, old, new, |row| {
         (!row.state.is_final()).then_some((row.deadline, Deadline::Operation(row.id)))
@@ -501,13 +509,17 @@ fn index_history(state: &mut State, old: Option<&OperationRow>, new: Option<&Ope
         (None, Some(row)) => {
             if let Some(vps) = row.vps {
                 state.operations_of_vps.insert((vps, row.id));
-                state.operations_of_tenant.entry(row.tenant.clone()).or_default().insert(row.id);
+            }
+            if let Some(tenant) = tenant_of(row) {
+                state.operations_of_tenant.entry(tenant.clone()).or_default().insert(row.id);
             }
         }
         (Some(row), None) => {
             if let Some(vps) = row.vps {
                 state.operations_of_vps.remove(&(vps, row.id));
-                leave(&mut state.operations_of_tenant, &row.tenant, &row.id);
+            }
+            if let Some(tenant) = tenant_of(row) {
+                leave(&mut state.operations_of_tenant, tenant, &row.id);
             }
         }
         _ => {}

@@ -233,6 +233,7 @@ async fn a_selector_means_what_it_says_and_of_a_tenant_its_own_alone() {
     let fleets = give(&world, &caller(), order(BulkAction::Start, all())).await.unwrap();
     let sees = |caller: &Caller, id| caller.sees_operation(&world.operation(id));
     assert!(sees(&owner, own.id) && !sees(&owner, fleets.id) && sees(&caller(), own.id));
+    assert!(world.fleet.state().operations_of_tenant[&name("acme")].contains(&own.id));
     let other = Caller { tenant: Some(name("other")), ..owner.clone() };
     let of_one = Caller { vps: Some(id("web-2")), ..owner };
     assert!(!sees(&other, own.id) && !sees(&of_one, own.id));
