@@ -295,6 +295,11 @@ impl Fleet {
         &self.0.catalogue
     }
 
+    /// What secrets in rows are sealed under.
+    pub(crate) fn master(&self) -> &MasterKey {
+        &self.0.master
+    }
+
     /// The event stream.
     #[must_use]
     pub fn events(&self) -> &EventRing {

@@ -187,7 +187,7 @@ impl Running {
         let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
         let policy = Policy { networks: config.webhooks.networks.clone() };
         let poster = Poster::new(dial::system_tls(), policy);
-        let courier = Courier::new(fleet.clone(), Arc::clone(master_key), poster, config.webhooks.backoff());
+        let courier = Courier::new(fleet.clone(), poster, config.webhooks.backoff());
         let consoles = Consoles::new(fleet.clone(), Arc::clone(&link.sessions), edges.clone());
         let app = App::new(
             fleet.clone(),

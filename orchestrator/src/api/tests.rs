@@ -97,11 +97,11 @@ impl std::fmt::Debug for Answer {
 
 fn notifier(fleet: &Fleet) -> (Notifier, Courier) {
     let folder = tempfile::tempdir().unwrap();
-    let master = Arc::new(MasterKey::create(&folder.path().join("key")).unwrap());
+    let master = MasterKey::create(&folder.path().join("key")).unwrap();
     let poster = Poster::new(system_tls(), Policy { networks: Vec::new() });
     let backoff = Backoff { first_seconds: 1, longest_seconds: 1 };
-    let courier = Courier::new(fleet.clone(), Arc::clone(&master), poster, backoff);
-    (Notifier::new(fleet.clone(), master), courier)
+    let courier = Courier::new(fleet.clone(), poster, backoff);
+    (Notifier::new(fleet.clone(), Arc::new(master)), courier)
 }
 
 /// Consoles of a fleet that no host is connected to.

@@ -19,7 +19,6 @@ use super::rows::{Content, DeliveryRow, HookEvent, JournalRow, WebhookRow};
 use crate::clock;
 use crate::fleet::state::{State, Table};
 use crate::fleet::{Decision, Fleet, FleetError};
-use crate::store::seal::MasterKey;
 
 /// Between looks at the queues: what an event may wait for besides its receiver.
 const PASS: Duration = Duration::from_millis(250);
@@ -111,16 +110,15 @@ pub struct Courier(Arc<Inner>);
 
 struct Inner {
     fleet: Fleet,
-    master: Arc<MasterKey>,
     poster: Poster,
     backoff: Backoff,
 }
 
 impl Courier {
-    /// For one fleet; `master` opens the secrets.
+    /// For one fleet.
     #[must_use]
-    pub fn new(fleet: Fleet, master: Arc<MasterKey>, poster: Poster, backoff: Backoff) -> Self {
-        Self(Arc::new(Inner { fleet, master, poster, backoff }))
+    pub fn new(fleet: Fleet, poster: Poster, backoff: Backoff) -> Self {
+        Self(Arc::new(Inner { fleet, poster, backoff }))
     }
 
     pub(super) fn fleet(&self) -> &Fleet {
@@ -205,7 +203,7 @@ impl Courier {
     /// A body with what it takes to be verified.
     fn letter(&self, webhook: &WebhookRow, id: String, body: String) -> Result<Letter, String> {
         let key = WebhookRow::key(&webhook.id);
-        let open = |sealed| self.0.master.open(&key, sealed).map_err(|error| error.to_string());
+        let open = |sealed| self.fleet().master().open(&key, sealed).map_err(|error| error.to_string());
         let mut secrets = vec![open(&webhook.secret)?];
         let old = webhook.old_secret.as_ref().filter(|old| old.until > clock::now());
         secrets.extend(old.map(|old| open(&old.secret)).transpose()?);
