@@ -6,7 +6,7 @@ use crate::error::Failure;
 use crate::session::{Session, Shared};
 use crate::{
     alert, audit, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key,
-    tenant, token, vps, webhook,
+    tenant, token, usage, vps, webhook,
 };
 
 /// Runs a fleet of VPS hosts from the command line
@@ -71,6 +71,9 @@ enum Command {
     /// Who is told of what by HTTP
     #[command(subcommand)]
     Webhook(webhook::WebhookCommand),
+    /// What each VPS had in each hour, for billing
+    #[command(subcommand)]
+    Usage(usage::UsageCommand),
     /// The fleet's CAs
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
@@ -109,6 +112,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Token(command) => token::run(&session, command),
         Command::Audit(command) => audit::run(&session, command),
         Command::Webhook(command) => webhook::run(&session, command),
+        Command::Usage(command) => usage::run(&session, command),
         Command::Authority(command) => authority::run(&session, command),
         Command::Network(command) => network::run(&session, command),
         Command::Address(command) => network::addresses(&session, command),

@@ -25,6 +25,7 @@ mod socket;
 mod ssh_key;
 mod tenant;
 mod token;
+mod usage;
 mod vps;
 mod webhook;
 

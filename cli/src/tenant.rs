@@ -1,6 +1,6 @@
 //! Tenants: made, listed, limited, deleted.
 
-use chom_protocol::api::tenants::{CreateTenant, Quota, SetQuota, TenantView};
+use chom_protocol::api::tenants::{CreateTenant, Quota, SetExternalId, SetQuota, TenantView};
 use chom_protocol::{Bytes, Name};
 use clap::{Args, Subcommand};
 
@@ -39,6 +39,13 @@ pub(crate) enum TenantCommand {
         name: Name,
         #[command(flatten)]
         quota: QuotaOptions,
+    },
+    /// Says what another system, such as a billing system, calls a tenant
+    ExternalId {
+        /// Its name
+        name: Name,
+        /// What; nothing any more where absent
+        external_id: Option<String>,
     },
     /// Deletes a tenant that has nothing left
     Delete {
@@ -100,6 +107,9 @@ pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<(), Failu
             let path = format!("{PATH}/{name}");
             let row: TenantView = client.get(&path)?;
             client.overwrite(&format!("{path}/quota"), &SetQuota { quota: quota.into() }, row.revision)?
+        }
+        TenantCommand::ExternalId { name, external_id } => {
+            client.post(&format!("{PATH}/{name}/external-id"), &SetExternalId { external_id })?
         }
         TenantCommand::Delete { name } => client.delete(&format!("{PATH}/{name}"))?,
     };

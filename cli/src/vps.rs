@@ -70,6 +70,8 @@ pub(crate) enum VpsCommand {
     Rebuild(RebuildOptions),
     /// Gives a VPS another name
     Rename(RenameOptions),
+    /// Says what another system, such as a billing system, calls a VPS
+    ExternalId(change::ExternalIdOptions),
     /// Suspends a VPS for a reason
     Suspend(SuspendOptions),
     /// Ends one reason for which a VPS is suspended
@@ -159,6 +161,9 @@ pub(crate) struct CreateOptions {
     /// For which tenant; your token's own where absent
     #[arg(long)]
     tenant: Option<Name>,
+    /// What another system, such as a billing system, calls it; unique within its tenant
+    #[arg(long)]
+    external_id: Option<String>,
     #[command(flatten)]
     way: Way,
 }
@@ -197,6 +202,7 @@ impl CreateOptions {
             anti_affinity,
             host_labels,
             tenant: self.tenant,
+            external_id: self.external_id,
         };
         Ok((request, self.way))
     }
@@ -254,6 +260,7 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
         VpsCommand::Resize(options) => change::resize(session, options),
         VpsCommand::Rebuild(options) => change::rebuild(session, options),
         VpsCommand::Rename(options) => change::rename(session, options),
+        VpsCommand::ExternalId(options) => change::external_id(session, options),
         VpsCommand::Suspend(options) => change::suspend(session, options),
         VpsCommand::Unsuspend(options) => change::unsuspend(session, options),
         VpsCommand::Undelete(targets) => act(session, targets, BulkAction::Undelete),

@@ -104,6 +104,8 @@ pub(crate) enum KindWord {
     Alerts,
     /// VPSs that used up their traffic
     Quota,
+    /// The usage records of each hour
+    Usage,
 }
 
 impl From<KindWord> for WebhookKind {
@@ -112,6 +114,7 @@ impl From<KindWord> for WebhookKind {
             KindWord::Operations => Self::Operations,
             KindWord::Alerts => Self::Alerts,
             KindWord::Quota => Self::Quota,
+            KindWord::Usage => Self::Usage,
         }
     }
 }

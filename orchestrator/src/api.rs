@@ -21,6 +21,7 @@ use crate::notify::Notifier;
 use crate::notify::webhook::Courier;
 use crate::prometheus::HttpMetrics;
 use crate::store::Store;
+use crate::usage::Accountant;
 
 mod adoptions;
 mod alerts;
@@ -56,6 +57,7 @@ mod ssh_keys;
 mod system;
 mod tenants;
 mod tokens;
+mod usage;
 mod vps_changes;
 mod vps_list;
 mod vps_network;
@@ -79,6 +81,7 @@ pub struct App {
     history: Arc<History>,
     notifier: Notifier,
     courier: Courier,
+    accountant: Accountant,
     images: Arc<ImageFolder>,
     consoles: Consoles,
     stop: CancellationToken,
@@ -102,7 +105,7 @@ impl App {
         fleet: Fleet,
         store: Arc<dyn Store>,
         history: Arc<History>,
-        (notifier, courier): (Notifier, Courier),
+        (notifier, courier, accountant): (Notifier, Courier, Accountant),
         images: Arc<ImageFolder>,
         consoles: Consoles,
         audit: Arc<AuditLog>,
@@ -114,6 +117,7 @@ impl App {
             history,
             notifier,
             courier,
+            accountant,
             images,
             consoles,
             stop,
@@ -171,6 +175,7 @@ fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(webhooks::test))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(webhooks::replay))
+        .routes(routes!(usage::list))
 }
 
 fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
@@ -187,6 +192,7 @@ fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::show, tenants::delete))
         .routes(routes!(tenants::set_quota))
+        .routes(routes!(tenants::set_external_id))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
 }
@@ -252,6 +258,7 @@ fn with_system(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(vps_changes::rename))
         .routes(routes!(vps_changes::suspend))
         .routes(routes!(vps_changes::unsuspend))
+        .routes(routes!(vps_changes::set_external_id))
         .routes(routes!(operations::show))
         .routes(routes!(operations::cancel))
         .routes(routes!(bulk::resume))

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::notify::webhook::queue::Backoff;
+use crate::usage::UsageSettings;
 
 /// Where the file is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/chom/orchestrator.toml";
@@ -80,6 +81,9 @@ pub struct Config {
     /// Whom webhooks tell, and how often it is tried.
     #[serde(default)]
     pub webhooks: WebhookSettings,
+    /// Usage records.
+    #[serde(default)]
+    pub usage: UsageTimes,
     /// How much of a host may be promised to VPSs.
     #[serde(default)]
     pub overcommit: Overcommit,
@@ -228,6 +232,36 @@ impl WebhookSettings {
         Backoff {
             first_seconds: self.retry_first_seconds.into(),
             longest_seconds: self.retry_longest_seconds.into(),
+        }
+    }
+}
+
+/// Usage records.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UsageTimes {
+    /// How long they are kept.
+    pub kept_days: u32,
+    /// How long after its end an hour is closed: traffic is taken over every five minutes.
+    pub close_after_seconds: u32,
+    /// Length of an hour, decided at the first start; another one is only for trying billing out.
+    pub hour_seconds: u32,
+}
+
+impl Default for UsageTimes {
+    fn default() -> Self {
+        Self { kept_days: 400, close_after_seconds: 600, hour_seconds: 3600 }
+    }
+}
+
+impl UsageTimes {
+    /// As the accountant goes by them.
+    #[must_use]
+    pub fn settings(&self) -> UsageSettings {
+        UsageSettings {
+            hour_seconds: self.hour_seconds.into(),
+            close_after_seconds: self.close_after_seconds.into(),
+            kept_seconds: u64::from(self.kept_days) * 24 * 3600,
         }
     }
 }

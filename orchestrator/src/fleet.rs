@@ -30,6 +30,7 @@ pub mod decision;
 mod denials;
 pub mod error;
 pub mod events;
+mod external_ids;
 pub mod hosts;
 mod image_fetches;
 mod images;

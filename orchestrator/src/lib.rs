@@ -21,6 +21,7 @@ pub mod prometheus;
 pub mod run;
 pub mod session;
 pub mod store;
+pub mod usage;
 pub mod user_data;
 
 /// An error and its causes in one line, for the log and for whoever called the program.

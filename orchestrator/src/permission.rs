@@ -50,6 +50,8 @@ pub enum Subject {
     AuditChain,
     /// Webhooks and their deliveries.
     Webhook,
+    /// Usage records.
+    Usage,
 }
 
 /// How much.
@@ -120,6 +122,7 @@ const ROLES: &[(Subject, &str, [Option<Access>; Role::ALL.len()])] = &[
     (Subject::Audit, "audit", [R, R, R, R, N, N]),
     (Subject::AuditChain, "audit-chain", [R, R, R, N, N, N]),
     (Subject::Webhook, "webhook", [C, C, R, C, N, N]),
+    (Subject::Usage, "usage", [R, R, R, R, R, R]),
 ];
 
 /// What each route needs, by its operation id in the OpenAPI document. A route that is not here is answered with an error.
@@ -147,6 +150,7 @@ const ROUTES: &[(&str, Needs)] = &[
     ("show_tenant", read(Subject::Tenant)),
     ("create_tenant", change(Subject::Tenant)),
     ("set_quota", change(Subject::Tenant)),
+    ("set_tenant_external_id", change(Subject::Tenant)),
     ("delete_tenant", change(Subject::Tenant)),
     ("list_tokens", read(Subject::Token)),
     ("create_token", change(Subject::Token)),
@@ -194,6 +198,7 @@ const ROUTES: &[(&str, Needs)] = &[
     ("hold_vps", change(Subject::VpsCustody)),
     ("suspend_vps", change(Subject::VpsCustody)),
     ("unsuspend_vps", change(Subject::VpsCustody)),
+    ("set_vps_external_id", change(Subject::VpsCustody)),
     // They lift guards, rates and quotas, and take addresses of the operator's choice.
     ("change_vps_network", change(Subject::VpsCustody)),
     ("change_vps_addresses", change(Subject::VpsCustody)),
@@ -229,6 +234,7 @@ const ROUTES: &[(&str, Needs)] = &[
     ("test_webhook", change(Subject::Webhook)),
     ("list_deliveries", read(Subject::Webhook)),
     ("replay_webhook", change(Subject::Webhook)),
+    ("list_usage", read(Subject::Usage)),
     ("list_authorities", read(Subject::Authority)),
     ("rotate_authority", change(Subject::Authority)),
     ("retire_authority", change(Subject::Authority)),

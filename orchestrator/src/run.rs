@@ -28,6 +28,7 @@ use crate::notify::webhook::Courier;
 use crate::notify::webhook::post::{Policy, Poster};
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
+use crate::usage::{Accountant, Archive};
 use crate::store::{Store, sled};
 use crate::{chain, clock, dial, export, init};
 
@@ -53,6 +54,9 @@ pub enum RunError {
     /// The folder of images that were added.
     #[error("the folder `images` in the state folder cannot be used")]
     ImageFolder(#[source] io::Error),
+    /// The folder of usage records.
+    #[error("the folder `usage` in the state folder cannot be used")]
+    UsageFolder(#[source] io::Error),
     /// The fleet.
     #[error("cannot load the fleet")]
     Load(#[from] LoadError),
@@ -154,6 +158,8 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let api = bind_api(config.listen_api).await?;
     let api_address =
         api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
+    let archive =
+        Archive::open(&config.state_directory.join("usage")).map_err(RunError::UsageFolder)?;
     let history = Arc::new(History::new(config.agent.report_interval_seconds));
     let images = Arc::new(folder);
     let rows = fleet.state();
@@ -170,7 +176,7 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     })?;
     let running =
         Running { fleet, store, master_key: master, history, link, link_address, api_address, edges, core };
-    running.start_services(config, api, certificate, log);
+    running.start_services(config, api, certificate, (log, archive));
     Ok(running)
 }
 
@@ -181,19 +187,21 @@ impl Running {
         config: &Config,
         api: TcpListener,
         certificate: CertificateKeeper,
-        audit: Arc<AuditLog>,
+        (audit, archive): (Arc<AuditLog>, Archive),
     ) {
         let Self { fleet, store, history, master_key, link, edges, .. } = self;
         let notifier = Notifier::new(fleet.clone(), Arc::clone(master_key));
         let policy = Policy { networks: config.webhooks.networks.clone() };
         let poster = Poster::new(dial::system_tls(), policy);
-        let courier = Courier::new(fleet.clone(), poster, config.webhooks.backoff());
+        let accountant = Accountant::new(fleet.clone(), archive, config.usage.settings());
+        let courier =
+            Courier::new(fleet.clone(), poster, accountant.clone(), config.webhooks.backoff());
         let consoles = Consoles::new(fleet.clone(), Arc::clone(&link.sessions), edges.clone());
         let app = App::new(
             fleet.clone(),
             Arc::clone(store),
             Arc::clone(history),
-            (notifier.clone(), courier.clone()),
+            (notifier.clone(), courier.clone(), accountant.clone()),
             Arc::clone(&link.images),
             consoles,
             audit,
@@ -206,6 +214,7 @@ impl Running {
         let stop = edges.stop();
         edges.service("mail", async move { notifier.deliver(stop).await });
         edges.service("webhooks", courier.run(edges.stop()));
+        edges.service("usage", accountant.run(edges.stop()));
         let tasks = edges.clone();
         edges.service("api", async move {
             if let Err(error) = api::serve(api::router(app), api, in_use, &tasks).await {

@@ -19,6 +19,7 @@ pub mod snapshots;
 pub mod ssh_keys;
 pub mod tenants;
 pub mod tokens;
+pub mod usage;
 pub mod vps_servers;
 pub mod webhooks;
 

@@ -179,6 +179,7 @@ pub(crate) fn caller() -> Caller {
         token: TokenId::new(Uuid::from_u128(7)),
         role: Role::Admin,
         tenant: None,
+        external_id: None,
         vps: None,
         origin: Default::default(),
     }

@@ -55,6 +55,8 @@ pub struct Options {
     pub disk_mib: u64,
     /// Seconds that a guest has to shut down.
     pub stop_grace_seconds: u32,
+    /// Seconds of an hour of usage.
+    pub usage_hour_seconds: u32,
 }
 
 impl Default for Options {
@@ -75,6 +77,7 @@ impl Default for Options {
             memory_mib: 64,
             disk_mib: 64,
             stop_grace_seconds: 2,
+            usage_hour_seconds: 3600,
         }
     }
 }
@@ -375,6 +378,7 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
          [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = {}\n\n\
          [overcommit]\ncores_per_core = 1000\ndisk_reserved_mib = 0\n\n\
          [webhooks]\nnetworks = [\"127.0.0.0/8\"]\nretry_first_seconds = 1\nretry_longest_seconds = 2\n\n\
+         [usage]\nhour_seconds = {}\nclose_after_seconds = 1\n\n\
          [alerts]\ndisk_ratio = 0.99\ndisk_clear_ratio = 0.98\nfor_seconds = {}\ngroup_wait_seconds = 0\ngroup_interval_seconds = 1\n\n",
         folder.join("exports"),
         folder.join("master.key"),
@@ -384,6 +388,7 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
         options.idle_seconds,
         options.report_seconds,
         options.stop_grace_seconds,
+        options.usage_hour_seconds,
         options.for_seconds,
     );
     let (memory, disk) = (options.memory_mib, options.disk_mib);

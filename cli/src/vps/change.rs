@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use chom_protocol::api::bulk::BulkAction;
+use chom_protocol::api::tenants::SetExternalId;
 use chom_protocol::api::vps_servers::{
     RebuildVps, RenameVps, ResizeVps, StopVps, SuspendVps, UnsuspendVps, VpsView,
 };
@@ -15,7 +16,7 @@ use super::order::order;
 use super::{Target, path, ssh_keys, user_data};
 use crate::confirm::confirm;
 use crate::error::Failure;
-use crate::session::Session;
+use crate::session::{Reference, Session};
 
 /// How to stop.
 #[derive(Debug, clap::Args)]
@@ -50,6 +51,15 @@ pub(crate) struct ResizeOptions {
     /// Restart it for what cannot change while it runs; else that waits for its next start
     #[arg(long)]
     restart: bool,
+}
+
+/// What another system calls it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExternalIdOptions {
+    /// Its name or id
+    vps: Reference,
+    /// What another system calls it; nothing any more where absent
+    external_id: Option<String>,
 }
 
 /// From what to make it anew.
@@ -179,6 +189,14 @@ pub(super) fn rebuild(session: &Session, options: RebuildOptions) -> Result<(), 
 pub(super) fn rename(session: &Session, options: RenameOptions) -> Result<(), Failure> {
     let RenameOptions { target, name } = options;
     order(session, &target, "rename", &RenameVps { name })
+}
+
+pub(super) fn external_id(session: &Session, options: ExternalIdOptions) -> Result<(), Failure> {
+    let ExternalIdOptions { vps, external_id } = options;
+    let client = session.client()?;
+    let path = format!("{}/external-id", by_id(&client, &vps)?);
+    let shown: VpsView = client.post(&path, &SetExternalId { external_id })?;
+    session.screen.show(&shown, |view| super::render::details(&shown, &[], view))
 }
 
 pub(super) fn suspend(session: &Session, options: SuspendOptions) -> Result<(), Failure> {

@@ -493,6 +493,8 @@ fn a_webhook_is_found_by_its_name_and_its_secret_stands_alone() {
     );
     let nobody = run(&server.url, &["webhook", "show", "nobody"]);
     assert!(nobody.code == Some(2) && nobody.stderr.contains("chomctl webhook list"), "{}", nobody.stderr);
+}
+
 #[test]
 fn many_are_looked_at_and_confirmed_before_they_get_an_order() {
     let many = || {

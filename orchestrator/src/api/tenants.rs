@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chom_protocol::Name;
-use chom_protocol::api::tenants::{CreateTenant, SetQuota, TenantView};
+use chom_protocol::api::tenants::{CreateTenant, SetExternalId, SetQuota, TenantView};
 use chom_protocol::api::{Page, PageQuery};
 
 use crate::api::list::{Chosen, Given, Key, List, Parameter, Place, Query};
@@ -99,6 +99,21 @@ pub(super) async fn set_quota(
     request: Mutation<SetQuota>,
 ) -> Result<Response, ApiError> {
     let done = app.fleet.set_quota(&caller, request.mark, name, request.body).await?;
+    Ok(answer::done(StatusCode::OK, &done))
+}
+
+/// Says what another system, such as a billing system, calls a tenant; unique among tenants.
+#[utoipa::path(post, path = "/api/tenants/{tenant}/external-id", tag = "tenants",
+    operation_id = "set_tenant_external_id",
+    params(("tenant" = Name, Path, description = "Its name.")), request_body = SetExternalId,
+    responses((status = 200, description = "The tenant.", body = TenantView)))]
+pub(super) async fn set_external_id(
+    State(app): State<App>,
+    caller: Caller,
+    RowName(name): RowName,
+    request: Mutation<SetExternalId>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.set_tenant_external_id(&caller, request.mark, name, request.body).await?;
     Ok(answer::done(StatusCode::OK, &done))
 }
 

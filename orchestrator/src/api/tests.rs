@@ -44,6 +44,7 @@ use crate::fleet::tokens;
 use crate::history::History;
 use crate::images::ImageFolder;
 use crate::notify::Notifier;
+use crate::usage::{Accountant, Archive, UsageSettings};
 use crate::notify::webhook::Courier;
 use crate::notify::webhook::post::{Policy, Poster};
 use crate::notify::webhook::queue::Backoff;
@@ -95,13 +96,16 @@ impl std::fmt::Debug for Answer {
     }
 }
 
-fn notifier(fleet: &Fleet) -> (Notifier, Courier) {
+fn notifier(fleet: &Fleet) -> (Notifier, Courier, Accountant) {
     let folder = tempfile::tempdir().unwrap();
     let master = MasterKey::create(&folder.path().join("key")).unwrap();
     let poster = Poster::new(system_tls(), Policy { networks: Vec::new() });
     let backoff = Backoff { first_seconds: 1, longest_seconds: 1 };
-    let courier = Courier::new(fleet.clone(), poster, backoff);
-    (Notifier::new(fleet.clone(), Arc::new(master)), courier)
+    let settings = UsageSettings { hour_seconds: 3600, close_after_seconds: 0, kept_seconds: 3600 };
+    let archive = Archive::open(&folder.keep()).unwrap();
+    let accountant = Accountant::new(fleet.clone(), archive, settings);
+    let courier = Courier::new(fleet.clone(), poster, accountant.clone(), backoff);
+    (Notifier::new(fleet.clone(), Arc::new(master)), courier, accountant)
 }
 
 /// Consoles of a fleet that no host is connected to.

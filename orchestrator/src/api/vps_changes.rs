@@ -5,7 +5,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chom_protocol::VpsId;
-use chom_protocol::api::vps_servers::{
+use chom_protocol::api::tenants::SetExternalId;
+use chom_protocol::api::vps_servers::{VpsView, 
     RebuildVps, RenameVps, ResizeVps, SuspendVps, UnsuspendVps, VpsAccepted,
 };
 
@@ -111,4 +112,18 @@ pub(super) async fn unsuspend(
 ) -> Result<Response, ApiError> {
     let done = app.fleet.unsuspend_vps(&caller, request.mark, vps, request.body).await?;
     Ok(answer::done(StatusCode::ACCEPTED, &done))
+}
+
+/// Says what another system, such as a billing system, calls a VPS; unique within its tenant.
+#[utoipa::path(post, path = "/api/vps-servers/{vps}/external-id", tag = "VPSs", operation_id = "set_vps_external_id",
+    params(("vps" = VpsId, Path, description = "Its id.")), request_body = SetExternalId,
+    responses((status = 200, description = "The VPS.", body = VpsView)))]
+pub(super) async fn set_external_id(
+    State(app): State<App>,
+    caller: Caller,
+    RowId(vps): RowId<VpsId>,
+    request: Mutation<SetExternalId>,
+) -> Result<Response, ApiError> {
+    let done = app.fleet.set_vps_external_id(&caller, request.mark, vps, request.body).await?;
+    Ok(answer::done(StatusCode::OK, &done))
 }

@@ -63,6 +63,8 @@ fn times(config: &Config) -> Option<Problem> {
         .or_else(|| at_least("agent.report_interval_seconds", config.agent.report_interval_seconds, 1))
         .or_else(|| at_least("agent.reconcile_interval_seconds", config.agent.reconcile_interval_seconds, 1))
         .or_else(|| at_least("alerts.repeat_interval_seconds", config.alerts.repeat_interval_seconds, 1))
+        .or_else(|| at_least("usage.kept_days", config.usage.kept_days, 1))
+        .or_else(|| at_least("usage.hour_seconds", config.usage.hour_seconds, 1))
         .or_else(|| at_least("webhooks.retry_first_seconds", config.webhooks.retry_first_seconds, 1))
         .or_else(|| {
             let WebhookSettings { retry_first_seconds, retry_longest_seconds, .. } = config.webhooks;

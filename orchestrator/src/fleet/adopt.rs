@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use chom_protocol::api::adoption::{ADOPTIONS_MAX, AdoptPlan, AdoptVps, EXTERNAL_ID_CHARACTERS_MAX};
+use chom_protocol::api::adoption::{ADOPTIONS_MAX, AdoptPlan, AdoptVps};
 use chom_protocol::api::vps_servers::VpsAccepted;
 use chom_protocol::foreign::{Adopted, DiskKind, GuestDisk, Hardware};
 use chom_protocol::helper::GuestDefinition;
@@ -14,7 +14,7 @@ use crate::clock;
 use crate::fleet::catalogue::{Catalogue, Size};
 use crate::fleet::hosts::host_row;
 use crate::fleet::rows::{Goal, HostRow, VpsRow};
-use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, network, tenants, vps};
+use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, external_ids, network, tenants, vps};
 use crate::health;
 
 /// The figures of a VPS that are no size of the catalogue.
@@ -89,7 +89,8 @@ fn adopt(
     tenants::check(&decision.state, &tenant)?;
     let name = name(request, &guest)?;
     vps::check_name(decision, &tenant, &name)?;
-    check_external_id(decision, request.external_id.as_deref())?;
+    external_ids::check(request.external_id.as_deref())?;
+    external_ids::check_vps(&decision.state, &tenant, request.external_id.as_deref(), None)?;
     let figures = figures(request, hardware)?;
     let card = network::adopt::Card {
         vps: hardware.id,
@@ -296,25 +297,6 @@ fn name(request: &AdoptVps, guest: &ForeignGuest) -> Result<Name, FleetError> {
         None => guest.name.parse().map_err(|error: chom_protocol::id::NameError| {
             FleetError::invalid("/name", format!("{error}; give it a name as a VPS (`name`)"))
         }),
-    }
-}
-
-fn check_external_id(decision: &Decision, external_id: Option<&str>) -> Result<(), FleetError> {
-    let Some(id) = external_id else { return Ok(()) };
-    if id.is_empty() || id.chars().count() > EXTERNAL_ID_CHARACTERS_MAX || id.chars().any(char::is_control) {
-        return Err(FleetError::invalid(
-            "/external_id",
-            format!("`{}` is no id: 1 to {EXTERNAL_ID_CHARACTERS_MAX} characters on one line", shown(id)),
-        ));
-    }
-    let rows = decision.state.vps.values().map(|stored| stored.row.as_ref());
-    match rows.filter(|row| row.external_id.as_deref() == Some(id)).map(|row| &row.spec.name).next() {
-        Some(name) => Err(FleetError::Refused {
-            kind: crate::fleet::ErrorKind::Conflict,
-            detail: format!("VPS `{name}` has the external id `{}` already", shown(id)),
-            location: Some("/external_id"),
-        }),
-        None => Ok(()),
     }
 }
 

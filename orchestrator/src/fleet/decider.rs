@@ -163,7 +163,7 @@ impl Decider {
 
     fn take(&mut self, mut mutation: Box<dyn Mutation>) {
         let mut decision = Decision::begin(&self.ahead, clock::now(), mutation.actor());
-        if let Err(error) = mutation.decide(&mut decision).and_then(|()| decision.write_journal()) {
+        if let Err(error) = mutation.decide(&mut decision).and_then(|()| decision.complete(&self.ahead)) {
             mutation.answer(Err(error));
             return;
         }

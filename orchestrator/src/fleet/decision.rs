@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chom_protocol::api::events::Event;
-use chom_protocol::{DeliveryId, HostId, OperationId, UnixMillis};
+use chom_protocol::{DeliveryId, HostId, OperationId, UnixMillis, VpsId};
 use uuid::Uuid;
 
 use crate::fleet::audit::{self, Actor, Note, Rows};
 use crate::fleet::error::FleetError;
 use crate::fleet::plans::Pinned;
-use crate::fleet::rows::HostRow;
+use crate::fleet::rows::{HostRow, ObservedVpsRow, VpsRow};
 use crate::fleet::state::{State, Stored, Table};
 use crate::notify::webhook::courier;
 use crate::notify::webhook::event::Telling;
 use crate::notify::webhook::rows::HookEvent;
+use crate::usage::note;
 use crate::store::{Commit, Expect, Guard, Key, Revision, record};
 
 /// Entries of the audit trail in one commit: half of its 128 changes.
@@ -182,11 +183,17 @@ impl Decision {
         }
     }
 
-    /// Writes what webhooks are told of this decision.
+    /// Writes what follows from the decision as a whole: what VPSs had before it, and what webhooks are told of it.
     ///
     /// # Errors
     /// When a row cannot be written.
-    pub(super) fn write_journal(&mut self) -> Result<(), FleetError> {
+    pub(super) fn complete(&mut self, before: &State) -> Result<(), FleetError> {
+        let folders = [VpsRow::folder(), ObservedVpsRow::folder()];
+        let of_vps = |key: &Key| folders.iter().find_map(|folder| key.below(folder)?.parse().ok());
+        let changed: BTreeSet<VpsId> = self.changes.keys().filter_map(of_vps).collect();
+        for row in note::changed(before, &self.state, &changed, self.now) {
+            self.put(row)?;
+        }
         for row in courier::journal(&self.state, std::mem::take(&mut self.journal)) {
             self.put(row)?;
         }

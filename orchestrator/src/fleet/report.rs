@@ -18,11 +18,11 @@ use crate::fleet::state::State;
 use crate::fleet::{Decision, Fleet, FleetError, operations, snapshots, vps};
 
 /// VPSs whose news one commit takes; the rest goes with the next. A VPS takes up to 6 of a commit's 128 changes.
-const VPS_PER_COMMIT_MAX: usize = 16;
+const VPS_PER_COMMIT_MAX: usize = 12;
 /// Rows that go with the VPSs that one commit takes away; with the rest of that commit well within its 128 changes.
 const GONE_ROWS_PER_COMMIT_MAX: usize = 64;
-/// Rows of a VPS besides its snapshots: itself, its name, addresses, what was seen of it, its user data.
-const ROWS_OF_A_VPS: usize = 6;
+/// Rows of a VPS besides its snapshots: itself, its name, addresses, what was seen of it, its user data, what it had.
+const ROWS_OF_A_VPS: usize = 7;
 /// Results that one commit takes: each changes up to three rows.
 const RESULTS_PER_COMMIT_MAX: usize = 32;
 /// Strangers and problems of a host that are stored; the newest report in memory has them all.

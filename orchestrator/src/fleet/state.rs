@@ -22,6 +22,7 @@ use crate::fleet::rows::{
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
 use crate::notify::webhook::rows::{DeliveryRow, JournalRow, WebhookRow};
+use crate::usage::rows::{ClosingRow, HeldRow, THE_CLOSING};
 use crate::store::record::{self, Meta, RecordError, Row};
 use crate::store::{Key, Part, Prefix, Record, Revision};
 
@@ -256,6 +257,9 @@ tables! {
     journal: JournalRow, "journal", 1, "journal", u64, |row| row.sequence, |id, folder| folder.row(id);
     deliveries: DeliveryRow, "delivery", 1, "deliveries", (WebhookId, u64), |row| (row.webhook, row.sequence),
         |id, folder| folder.within(&id.0).row(&id.1);
+    closings: ClosingRow, "usage-closing", 1, "usage-closings", u64, |_row| THE_CLOSING, |id, folder| folder.row(id);
+    held_vps: HeldRow, "usage-held", 1, "usage-held", (VpsId, UnixMillis), |row| (row.vps, row.until),
+        |id, folder| folder.within(&id.0).row(&id.1.0);
     smtp: SmtpRow, "smtp", 1, "smtp", u64, |_row| THE_SERVER, |id, folder| folder.row(id);
 }
 
@@ -313,6 +317,12 @@ impl State {
     pub fn snapshots_of(&self, vps: VpsId) -> impl Iterator<Item = &SnapshotRow> {
         let (first, last) = (SnapshotId::new(uuid::Uuid::nil()), SnapshotId::new(uuid::Uuid::max()));
         self.snapshots.range((vps, first)..=(vps, last)).map(|(_, stored)| stored.row.as_ref())
+    }
+
+    /// What a VPS had before it was changed, oldest first.
+    pub fn held_before(&self, vps: VpsId) -> impl DoubleEndedIterator<Item = &HeldRow> {
+        let all = (vps, UnixMillis(0))..=(vps, UnixMillis(u64::MAX));
+        self.held_vps.range(all).map(|(_, stored)| stored.row.as_ref())
     }
 
     /// The deliveries of a webhook, oldest first.

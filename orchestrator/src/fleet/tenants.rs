@@ -2,13 +2,13 @@
 //! tenant (operations, the audit trail) is nobody else's.
 
 use chom_protocol::Name;
-use chom_protocol::api::tenants::{CreateTenant, EXTERNAL_ID_CHARACTERS_MAX, Quota, SetQuota, TenantView};
+use chom_protocol::api::tenants::{CreateTenant, Quota, SetQuota, TenantView};
 
 use crate::clock::rfc3339;
 use crate::fleet::rows::{SshKeyRow, TenantRow};
 use crate::fleet::state::{State, Table};
 use crate::fleet::{
-    Caller, Decision, Done, ErrorKind, Fleet, FleetError, RequestMark, check_revision, quota,
+    Caller, Decision, Done, ErrorKind, Fleet, FleetError, RequestMark, check_revision, external_ids, quota,
 };
 
 /// Most tenants, deleted ones included; about 300 bytes each in memory.
@@ -26,7 +26,7 @@ impl Fleet {
         request: CreateTenant,
     ) -> Result<Done<TenantView>, FleetError> {
         let CreateTenant { name, quota, external_id } = request;
-        check_external_id(external_id.as_deref())?;
+        external_ids::check(external_id.as_deref())?;
         self.mutate(caller, mark, move |decision, _| {
             let taken = |location, detail| FleetError::Refused {
                 kind: ErrorKind::Conflict,
@@ -50,12 +50,7 @@ impl Fleet {
                     "there are {TENANTS_MAX} tenants, as many as can be"
                 )));
             }
-            let mut all = decision.state.tenants.values().map(|stored| &stored.row);
-            let same = |row: &TenantRow| row.external_id.is_some() && row.external_id == external_id;
-            if let Some(other) = all.find(|row| same(row)) {
-                let detail = format!("tenant `{}` has this external id already", other.name);
-                return Err(taken("/external_id", detail));
-            }
+            external_ids::check_tenants(&decision.state, external_id.as_deref(), &name)?;
             decision.audit("tenant.create", &name)?;
             let row = TenantRow {
                 name: name.clone(),
@@ -174,7 +169,7 @@ fn default_row() -> TenantRow {
     }
 }
 
-fn found(decision: &Decision, mark: &RequestMark, tenant: &Name) -> Result<TenantRow, FleetError> {
+pub(super) fn found(decision: &Decision, mark: &RequestMark, tenant: &Name) -> Result<TenantRow, FleetError> {
     let row = get(&decision.state, tenant).ok_or_else(|| FleetError::not_found("tenant", tenant))?;
     if let Some(stored) = decision.state.tenants.get(tenant) {
         check_revision(mark, stored.revision)?;
@@ -198,24 +193,7 @@ fn refuse_owner(state: &State, tenant: &Name) -> Result<(), FleetError> {
     )))
 }
 
-fn check_external_id(id: Option<&str>) -> Result<(), FleetError> {
-    let fits = |text: &str| {
-        !text.is_empty()
-            && text.chars().count() <= EXTERNAL_ID_CHARACTERS_MAX
-            && !text.chars().any(char::is_control)
-    };
-    if id.is_none_or(fits) {
-        return Ok(());
-    }
-    Err(FleetError::invalid(
-        "/external_id",
-        format!(
-            "an external id has 1 to {EXTERNAL_ID_CHARACTERS_MAX} characters, none of them a control character"
-        ),
-    ))
-}
-
-fn shown(state: &State, tenant: &Name) -> Result<TenantView, FleetError> {
+pub(super) fn shown(state: &State, tenant: &Name) -> Result<TenantView, FleetError> {
     let row = get(state, tenant).ok_or_else(|| FleetError::not_found("tenant", tenant))?;
     Ok(TenantView {
         used: quota::used(state, tenant),

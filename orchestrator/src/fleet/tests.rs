@@ -3,6 +3,7 @@
 mod adopt;
 mod bulk;
 mod engine;
+mod external_ids;
 pub(crate) mod golden;
 mod lifecycle;
 mod operations;
@@ -254,6 +255,7 @@ pub(crate) fn request(vps: &str, region: &str) -> CreateVps {
         anti_affinity: None,
         host_labels: Default::default(),
         tenant: None,
+        external_id: None,
     }
 }
 

@@ -232,6 +232,9 @@ fn apply(
                     "VPS `{name}` is not deleted; delete it first, then purge"
                 )));
             }
+            // What it sent last is billed too; nobody reports it any more once it is gone.
+            let seen = fleet.observations().of(row.host);
+            *row = network::traffic::settle_traffic(decision, row.clone(), seen.as_deref())?;
             row.purging = Some(decision.raise(row.host)?);
             Goal::Gone
         }

@@ -16,7 +16,7 @@ use crate::fleet::{
     Caller, Decision, Done, ErrorKind, Fleet, FleetError, RequestMark, check_revision, tenants,
 };
 use crate::notify::webhook::post::Policy;
-use crate::notify::webhook::rows::{Attempt, DeliveryRow, OldSecret, WebhookRow};
+use crate::notify::webhook::rows::{Attempt, Content, DeliveryRow, OldSecret, WebhookRow};
 use crate::notify::webhook::signature::{SECRET_BYTES, secret_text};
 use crate::store::seal::Sealed;
 
@@ -168,8 +168,11 @@ impl Fleet {
             let rest = asked.split_off(asked.len().min(REPLAYED_MAX));
             let more_since = rest.first().map(|row| rfc3339(row.event.at));
             let deliveries = asked.len() as u64;
-            for row in asked {
+            for mut row in asked {
                 let queued_at = decision.now;
+                if let Content::Usage { next, .. } = &mut row.event.content {
+                    *next = 0;
+                }
                 decision.put(DeliveryRow {
                     state: DeliveryState::Waiting,
                     queued_at,

@@ -11,8 +11,6 @@ use super::vps_servers::VpsView;
 
 /// Most guests that are planned in one request; a body has room for them.
 pub const ADOPTIONS_MAX: usize = 500;
-/// Longest id that another system has for a VPS.
-pub const EXTERNAL_ID_CHARACTERS_MAX: usize = 128;
 
 /// Asks that a foreign guest becomes a VPS, where it stands and as it is. It is not restarted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -75,6 +75,16 @@ pub struct SetQuota {
     pub quota: Quota,
 }
 
+/// Says what another system calls a tenant or a VPS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SetExternalId {
+    /// What; nothing any more where absent or null.
+    #[serde(default)]
+    pub external_id: Option<String>,
+}
+
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

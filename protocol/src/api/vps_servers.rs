@@ -95,6 +95,9 @@ pub struct CreateVps {
     /// Whose it is to be; the caller's own where absent, `default` for a caller of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
+    /// What another system, such as a billing system, calls it; unique within its tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
 }
 
 /// What a VPS is doing, as far as can be known.

@@ -22,11 +22,13 @@ pub enum WebhookKind {
     Alerts,
     /// A VPS used up its traffic of this month: `quota.exceeded`, `quota.cleared`.
     Quota,
+    /// The usage records of each hour: `usage.hour`, up to 512 of them each.
+    Usage,
 }
 
 impl WebhookKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Operations, Self::Alerts, Self::Quota];
+    pub const ALL: [Self; 4] = [Self::Operations, Self::Alerts, Self::Quota, Self::Usage];
 }
 
 impl std::fmt::Display for WebhookKind {
@@ -35,6 +37,7 @@ impl std::fmt::Display for WebhookKind {
             Self::Operations => "operations",
             Self::Alerts => "alerts",
             Self::Quota => "quota",
+            Self::Usage => "usage",
         })
     }
 }
@@ -138,7 +141,7 @@ pub struct AttemptView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WebhookDeliveryView {
-    /// The event's id, which the receiver gets as `webhook-id`.
+    /// The event's id, which the receiver gets as `webhook-id`; of usage what each of its ids begins with.
     pub id: DeliveryId,
     /// What it is, such as `operation.succeeded`.
     pub event: String,

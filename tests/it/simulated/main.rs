@@ -6,6 +6,7 @@ mod agent_killed;
 mod alerts;
 mod audit;
 mod bad_input;
+mod billing;
 mod certificates;
 mod console;
 mod fetched_image;

@@ -45,8 +45,7 @@ impl Fleet {
                 let counted = counted.unwrap_or_else(|| traffic::blank(vps, row.host, decision.now));
                 decision.put(TrafficRow { quota, ..counted })?;
                 let seen = fleet.observations().of(row.host);
-                let total = traffic::total(seen.as_ref().and_then(|seen| seen.status.as_deref()), vps);
-                row = traffic::settle(decision, row, total)?;
+                row = traffic::settle_traffic(decision, row, seen.as_deref())?;
             }
             decision.audit("vps.network", vps)?;
             let operation = operations::begin(fleet.catalogue(), decision, &row, "network", Goal::Accepted)?;

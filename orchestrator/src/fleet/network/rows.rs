@@ -8,6 +8,8 @@ use chom_protocol::{HostId, Name, UnixMillis, VpsId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::usage::rows::HourTraffic;
+
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRow {
@@ -89,6 +91,9 @@ pub struct TrafficRow {
     pub counted_at: UnixMillis,
     /// By month, oldest first.
     pub months: Vec<MonthRow>,
+    /// By hour, of hours that are not closed (see `usage`).
+    #[serde(default)]
+    pub hours: Vec<HourTraffic>,
     /// How much it may have.
     pub quota: TrafficQuota,
 }

@@ -12,10 +12,11 @@ use chom_protocol::{HostId, UnixMillis, VpsId};
 
 use super::rows::{Month, MonthRow, TrafficRow};
 use crate::clock::date_utc;
-use crate::fleet::observed::Snapshot;
+use crate::fleet::observed::{Observation, Snapshot};
 use crate::fleet::rows::VpsRow;
 use crate::fleet::state::State;
 use crate::fleet::{Decision, Fleet, FleetError};
+use crate::usage::note;
 
 /// Seconds between takings-over of one VPS's traffic: also the most that is charged to the wrong side of a month's turn.
 const STORED_EVERY_SECONDS: u64 = 300;
@@ -71,6 +72,7 @@ pub(super) fn blank(vps: VpsId, host: HostId, now: UnixMillis) -> TrafficRow {
         counted: Traffic::default(),
         counted_at: now,
         months: Vec::new(),
+        hours: Vec::new(),
         quota: Default::default(),
     }
 }
@@ -157,7 +159,17 @@ pub(super) fn settle(
     let (id, host, now) = (vps.spec.id, vps.host, decision.now);
     let row = decision.state.get::<TrafficRow>(&id);
     let next = match (row, total) {
-        (row, Some(total)) => take(row, id, host, total, now),
+        (row, Some(total)) => {
+            let (since, kept) = row.map_or((now, Vec::new()), |row| (row.counted_at, row.hours.clone()));
+            let hours = match note::closing(&decision.state) {
+                Some(closing) => {
+                    let grace = UnixMillis(now.0.saturating_sub(STORED_EVERY_SECONDS * 1000)).max(since);
+                    note::charged(closing, kept, added(row, host, total), grace, now)
+                }
+                None => kept,
+            };
+            TrafficRow { hours, ..take(row, id, host, total, now) }
+        }
         (Some(row), None) => row.clone(),
         (None, None) => return Ok(vps),
     };
@@ -170,6 +182,16 @@ pub(super) fn settle(
         decision.audit(if throttle.is_some() { "vps.throttle" } else { "vps.unthrottle" }, id)?;
     }
     Ok(vps)
+}
+
+/// The same with what was seen of its host.
+pub(in crate::fleet) fn settle_traffic(
+    decision: &mut Decision,
+    vps: VpsRow,
+    seen: Option<&Observation>,
+) -> Result<VpsRow, FleetError> {
+    let total = total(seen.and_then(|seen| seen.status.as_deref()), vps.spec.id);
+    settle(decision, vps, total)
 }
 
 pub(super) fn total(status: Option<&HostStatus>, vps: VpsId) -> Option<Traffic> {

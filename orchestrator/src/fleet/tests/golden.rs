@@ -27,6 +27,8 @@ use crate::fleet::tokens;
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
 use crate::notify::webhook::rows::{Attempt, Content, DeliveryRow, HookEvent, JournalRow};
 use crate::store::{Key, Record, Revision};
+use crate::usage::note;
+use crate::usage::rows::{ClosingRow, HeldRow, HourTraffic};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/rows")
@@ -86,6 +88,7 @@ pub(crate) async fn full() -> World {
             host,
             counted,
             counted_at: at,
+            hours: vec![HourTraffic { hour: 8, traffic: counted }],
             months: vec![MonthRow { month: Month { year: 2026, month: 11 }, traffic: counted }],
             quota: TrafficQuota { soft_bytes: Some(100), hard_bytes: Some(200), throttle_bits: Some(64_000) },
         })?;
@@ -191,6 +194,10 @@ pub(crate) async fn full() -> World {
             content: Content::Body("{}".to_owned()),
         };
         decision.put(JournalRow { sequence: 1, events: vec![event.clone()], spread_to: Some(hook) })?;
+        decision.put(ClosingRow { hour_seconds: 3600, frozen: 8, closed: 7 })?;
+        let holding = note::holding(&decision.state, vps).unwrap();
+        let hours = vec![HourTraffic { hour: 8, traffic: counted }];
+        decision.put(HeldRow { vps, until: at, holding, gone: Some(hours.clone()) })?;
         let last = Attempt { at, duration_ms: 5, status: Some(500), answer: "no".to_owned() };
         decision.put(DeliveryRow {
             webhook: hook,

@@ -13,7 +13,7 @@ use crate::fleet::hosts::{check_labels, unknown};
 use crate::fleet::rows::VpsRow;
 use crate::fleet::state::State;
 use crate::fleet::{
-    Caller, Decision, Done, Fleet, FleetError, RequestMark, network, room, ssh_keys, tenants,
+    Caller, Decision, Done, Fleet, FleetError, RequestMark, external_ids, network, room, ssh_keys, tenants,
 };
 use crate::placement::Wish;
 use crate::user_data;
@@ -159,6 +159,8 @@ pub(in crate::fleet) fn create(
     let tenant = tenant_of(&request);
     tenants::check(&decision.state, &tenant)?;
     check_name(decision, &tenant, &request.name)?;
+    external_ids::check(request.external_id.as_deref())?;
+    external_ids::check_vps(&decision.state, &tenant, request.external_id.as_deref(), None)?;
     // They were looked up before this decision's turn.
     if let Some(image) = chosen.images.iter().find(|image| {
         fleet.image(&decision.state, &image.reference.name).map(|now| now.reference).as_ref()
@@ -214,7 +216,7 @@ pub(in crate::fleet) fn create(
         purging: None,
         suspensions: BTreeMap::new(),
         created_at: decision.now,
-        external_id: None,
+        external_id: request.external_id,
     };
     enter(fleet, decision, &row, "create")
 }

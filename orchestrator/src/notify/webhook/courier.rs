@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chom_protocol::WebhookId;
 use chom_protocol::api::alerts::DeliveryState;
+use chom_protocol::api::usage::UsageRecord;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::MissedTickBehavior;
@@ -19,6 +20,7 @@ use super::rows::{Content, DeliveryRow, HookEvent, JournalRow, WebhookRow};
 use crate::clock;
 use crate::fleet::state::{State, Table};
 use crate::fleet::{Decision, Fleet, FleetError};
+use crate::usage::Accountant;
 
 /// Between looks at the queues: what an event may wait for besides its receiver.
 const PASS: Duration = Duration::from_millis(250);
@@ -50,8 +52,11 @@ pub(crate) fn journal(state: &State, events: Vec<HookEvent>) -> Vec<JournalRow> 
         return rows;
     }
     for event in events {
-        let Content::Body(body) = &event.content;
-        let size = body.len() + EVENT_BYTES_BESIDES_BODY;
+        let body = match &event.content {
+            Content::Body(body) => body.len(),
+            Content::Usage { .. } => 0,
+        };
+        let size = body + EVENT_BYTES_BESIDES_BODY;
         if bytes.saturating_add(size) > JOURNAL_ROW_BYTES_MAX {
             rows.push(JournalRow { sequence, events: Vec::new(), spread_to: None });
             (bytes, sequence) = (0, sequence + 1);
@@ -111,14 +116,15 @@ pub struct Courier(Arc<Inner>);
 struct Inner {
     fleet: Fleet,
     poster: Poster,
+    accountant: Accountant,
     backoff: Backoff,
 }
 
 impl Courier {
-    /// For one fleet.
+    /// For one fleet; `accountant` has the usage that is told.
     #[must_use]
-    pub fn new(fleet: Fleet, poster: Poster, backoff: Backoff) -> Self {
-        Self(Arc::new(Inner { fleet, poster, backoff }))
+    pub fn new(fleet: Fleet, poster: Poster, accountant: Accountant, backoff: Backoff) -> Self {
+        Self(Arc::new(Inner { fleet, poster, accountant, backoff }))
     }
 
     pub(super) fn fleet(&self) -> &Fleet {
@@ -171,16 +177,35 @@ impl Courier {
 
     /// One try, and its result stored.
     async fn attempt(self, webhook: Arc<WebhookRow>, row: DeliveryRow) -> (WebhookId, u64, Outcome) {
-        let Content::Body(body) = &row.event.content;
-        let outcome = match self.letter(&webhook, row.event.id.to_string(), body.clone()) {
-            Ok(letter) => self.0.poster.post(&letter).await,
-            Err(problem) => Outcome::not_sent(clock::now(), problem),
+        let (outcome, left) = match self.told(&webhook, &row.event).await {
+            Ok(Told { id, body, left }) => match self.letter(&webhook, id, body) {
+                Ok(letter) => (self.0.poster.post(&letter).await, left),
+                Err(problem) => (Outcome::not_sent(clock::now(), problem), None),
+            },
+            Err(Silence::Nothing) => (Outcome::nothing_to_send(clock::now()), None),
+            Err(Silence::Problem(problem)) => (Outcome::not_sent(clock::now(), problem), None),
         };
-        self.store(&row, &outcome).await;
+        self.store(&row, &outcome, left).await;
         (webhook.id, row.sequence, outcome)
     }
 
-    async fn store(&self, row: &DeliveryRow, outcome: &Outcome) {
+    /// What a webhook is told of an event now.
+    async fn told(&self, webhook: &WebhookRow, event: &HookEvent) -> Result<Told, Silence> {
+        let (hour, next) = match &event.content {
+            Content::Body(body) => return Ok(Told { id: event.id.to_string(), body: body.clone(), left: None }),
+            Content::Usage { hour, next } => (*hour, *next),
+        };
+        let part = self.0.accountant.post(hour, next, webhook.tenant.clone()).await;
+        let part = part.map_err(|error| Silence::Problem(crate::chain(&error)))?;
+        // The number of the first record: the same in every try, and after a replay.
+        let Some((first, _)) = part.records.first() else { return Err(Silence::Nothing) };
+        let id = format!("{}-{first}", event.id);
+        let records: Vec<&UsageRecord> = part.records.iter().map(|(_, record)| record).collect();
+        let data = serde_json::json!({ "hour": records.first().map(|record| &record.hour), "records": records });
+        Ok(Told { id, body: super::event::body(&event.name, event.at, &data), left: part.next })
+    }
+
+    async fn store(&self, row: &DeliveryRow, outcome: &Outcome, left: Option<u64>) {
         let (key, tried) = (row.id(), row.clone());
         let (backoff, outcome) = (self.0.backoff, outcome.clone());
         let change = move |decision: &mut Decision| {
@@ -192,7 +217,7 @@ impl Courier {
             {
                 return Ok(());
             }
-            let after = queue::after(now, &outcome, backoff);
+            let after = queue::after(now, &outcome, left, backoff);
             decision.put(after)
         };
         if let Err(error) = self.fleet().decide("chom".into(), change).await {
@@ -223,6 +248,19 @@ impl Courier {
         let body = super::event::body("webhook.test", clock::now(), &data);
         Ok(self.0.poster.post(&self.letter(webhook, id.to_string(), body)?).await)
     }
+}
+
+/// What a webhook is told: `webhook-id`, body, and of usage where the records go on.
+struct Told {
+    id: String,
+    body: String,
+    left: Option<u64>,
+}
+
+/// Why it is told nothing.
+enum Silence {
+    Nothing,
+    Problem(String),
 }
 
 fn said(outcome: Result<(), FleetError>) {

@@ -37,7 +37,9 @@ pub(crate) fn hears(row: &WebhookRow, event: &HookEvent) -> bool {
         // Alerts may speak of hosts.
         Some(tenant) => event.tenant.as_ref() == Some(tenant) && event.kind != WebhookKind::Alerts,
     };
-    row.enabled && row.kinds.contains(&event.kind) && is_own
+    // What is a tenant's is cut out of it when it is sent.
+    let is_usage = event.kind == WebhookKind::Usage;
+    row.enabled && row.kinds.contains(&event.kind) && (is_own || is_usage)
 }
 
 /// The body of a delivery.
@@ -108,6 +110,20 @@ impl Telling {
             });
         }
         all
+    }
+
+    /// That the records of an hour are there.
+    pub(crate) fn usage(id: DeliveryId, hour: u64, at: UnixMillis) -> HookEvent {
+        HookEvent {
+            id,
+            at,
+            kind: WebhookKind::Usage,
+            name: "usage.hour".to_owned(),
+            tenant: None,
+            vps: None,
+            resource: "usage".to_owned(),
+            content: Content::Usage { hour, next: 0 },
+        }
     }
 
     /// As it is written into the journal.

@@ -7,7 +7,7 @@ use chom_protocol::UnixMillis;
 use chom_protocol::api::alerts::DeliveryState;
 use chom_protocol::vps::Sha256;
 
-use super::rows::{Attempt, DeliveryRow};
+use super::rows::{Attempt, Content, DeliveryRow};
 
 /// Deliveries under way to one receiver at once: a slow one is not asked more of.
 pub(crate) const PER_WEBHOOK_MAX: usize = 4;
@@ -112,6 +112,16 @@ impl Outcome {
         Self { attempt, verdict: Verdict::Absent, retry_after_seconds: None }
     }
 
+    /// There is nothing to send, and so nothing to wait for.
+    pub(crate) fn nothing_to_send(at: UnixMillis) -> Self {
+        let answer = "nothing to send: there are no records".to_owned();
+        Self {
+            attempt: Attempt { at, duration_ms: 0, status: None, answer },
+            verdict: Verdict::Taken,
+            retry_after_seconds: None,
+        }
+    }
+
     /// When the next try may be after a wait of so long, or of as long as the receiver asks for.
     fn again(&self, wait_millis: u64, backoff: Backoff) -> UnixMillis {
         let asked = self.retry_after_seconds.unwrap_or_default().min(backoff.longest_seconds) * 1000;
@@ -119,14 +129,17 @@ impl Outcome {
     }
 }
 
-/// A delivery after a try.
-pub(crate) fn after(row: &DeliveryRow, outcome: &Outcome, backoff: Backoff) -> DeliveryRow {
+/// A delivery after a try. `left` says of usage where the records go on that were not sent yet.
+pub(crate) fn after(row: &DeliveryRow, outcome: &Outcome, left: Option<u64>, backoff: Backoff) -> DeliveryRow {
     let mut new = row.clone();
     new.attempts = row.attempts.saturating_add(1);
     new.last = Some(outcome.attempt.clone());
     new.next_attempt_at = None;
     match outcome.verdict {
-        Verdict::Taken => new.state = DeliveryState::Delivered,
+        Verdict::Taken => match (&mut new.event.content, left) {
+            (Content::Usage { next, .. }, Some(left)) => *next = left,
+            (Content::Usage { .. } | Content::Body(_), _) => new.state = DeliveryState::Delivered,
+        },
         Verdict::Refused => {
             let wait = backoff.wait_millis(&row.event.id.to_string(), new.attempts);
             new.next_attempt_at = Some(outcome.again(wait, backoff));

@@ -73,6 +73,13 @@ pub struct HookEvent {
 pub enum Content {
     /// This body.
     Body(String),
+    /// The records of an hour, read from its file when they are sent.
+    Usage {
+        /// Hours since 1970.
+        hour: u64,
+        /// The number of the record that comes next; those before it were taken by the receiver.
+        next: u64,
+    },
 }
 
 /// Events of one decision that are not spread yet.

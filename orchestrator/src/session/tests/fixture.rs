@@ -207,6 +207,7 @@ impl World {
             anti_affinity: None,
             host_labels: Default::default(),
             tenant: None,
+            external_id: None,
         };
         let created =
             self.running.fleet.create_vps(&caller(), RequestMark::default(), request).await.unwrap();

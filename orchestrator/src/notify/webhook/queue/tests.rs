@@ -68,10 +68,22 @@ fn a_receiver_that_is_away_is_asked_one_thing_at_a_time_and_all_goes_out_once_it
     assert_eq!(sequences(&rows, away, &[], 0), Vec::<u64>::new());
     assert_eq!(sequences(&rows, away, &[], 5000), [1]);
     assert_eq!(sequences(&rows, away, &[1], 5000), Vec::<u64>::new());
-    let tried = after(&rows[0], &outcome(Verdict::Absent, UnixMillis(5000)), BACKOFF);
+    let tried = after(&rows[0], &outcome(Verdict::Absent, UnixMillis(5000)), None, BACKOFF);
     assert_eq!((tried.attempts, tried.next_attempt_at), (1, None), "it is the receiver that is waited for");
     let back = receiver_after(away, "a", &outcome(Verdict::Taken, UnixMillis(5000)), BACKOFF);
     assert_eq!(sequences(&rows, back, &[], 5000), [1, 2, 3, 4], "as many as one receiver gets at once");
+}
+
+#[test]
+fn usage_is_done_once_its_last_records_were_taken() {
+    let mut row = row(1, "usage");
+    row.event.content = Content::Usage { hour: 7, next: 0 };
+    let taken = outcome(Verdict::Taken, UnixMillis(0));
+    let part = after(&row, &taken, Some(512), BACKOFF);
+    assert_eq!((part.state, &part.event.content), (DeliveryState::Waiting, &Content::Usage { hour: 7, next: 512 }));
+    let refused = after(&part, &outcome(Verdict::Refused, UnixMillis(0)), Some(1024), BACKOFF);
+    assert_eq!(refused.event.content, part.event.content, "what was not taken comes again");
+    assert_eq!(after(&part, &taken, None, BACKOFF).state, DeliveryState::Delivered);
 }
 
 #[test]
@@ -144,7 +156,7 @@ proptest::proptest! {
                 continue;
             }
             let outcome = outcome(verdict, now);
-            rows[place] = after(&rows[place], &outcome, BACKOFF);
+            rows[place] = after(&rows[place], &outcome, None, BACKOFF);
             receiver = receiver_after(receiver, "a", &outcome, BACKOFF);
         }
         let mut once: Vec<u64> = Vec::new();
