@@ -61,7 +61,17 @@ pub(crate) fn run(session: &Session, command: UsageCommand) -> Result<(), Failur
 
 fn table(all: &[UsageRecord], view: &View) -> String {
     let mut table = Table::new(&[
-        "HOUR", "TENANT", "VPS", "CORES", "MEMORY", "DISK", "ADDRESSES", "SECONDS", "ON", "RECEIVED", "SENT",
+        "HOUR",
+        "TENANT",
+        "VPS",
+        "CORES",
+        "MEMORY",
+        "DISK",
+        "ADDRESSES",
+        "SECONDS",
+        "ON",
+        "RECEIVED",
+        "SENT",
     ]);
     for record in all {
         table.row(vec![
@@ -179,6 +189,7 @@ mod tests {
 
     #[test]
     fn records_are_values_for_spreadsheets_whatever_somebody_called_them() {
-        expect![[r#""#]].assert_eq(&comma_separated(&[record("a, \"b\""), record("=cmd()")]).replace("\r\n", "\n"));
+        expect![[r#""#]]
+            .assert_eq(&comma_separated(&[record("a, \"b\""), record("=cmd()")]).replace("\r\n", "\n"));
     }
 }

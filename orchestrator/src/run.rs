@@ -28,8 +28,8 @@ use crate::notify::webhook::Courier;
 use crate::notify::webhook::post::{Policy, Poster};
 use crate::session::{Link, LinkError, LinkOptions};
 use crate::store::seal::{MasterKey, MasterKeyError};
-use crate::usage::{Accountant, Archive};
 use crate::store::{Store, sled};
+use crate::usage::{Accountant, Archive};
 use crate::{chain, clock, dial, export, init};
 
 /// What asks has so long to end: a slow API request its deadline, the link its last packets.
@@ -158,8 +158,7 @@ pub async fn start(config: &Config) -> Result<Running, RunError> {
     let api = bind_api(config.listen_api).await?;
     let api_address =
         api.local_addr().map_err(|source| RunError::ApiBind { address: config.listen_api, source })?;
-    let archive =
-        Archive::open(&config.state_directory.join("usage")).map_err(RunError::UsageFolder)?;
+    let archive = Archive::open(&config.state_directory.join("usage")).map_err(RunError::UsageFolder)?;
     let history = Arc::new(History::new(config.agent.report_interval_seconds));
     let images = Arc::new(folder);
     let rows = fleet.state();
@@ -194,8 +193,7 @@ impl Running {
         let policy = Policy { networks: config.webhooks.networks.clone() };
         let poster = Poster::new(dial::system_tls(), policy);
         let accountant = Accountant::new(fleet.clone(), archive, config.usage.settings());
-        let courier =
-            Courier::new(fleet.clone(), poster, accountant.clone(), config.webhooks.backoff());
+        let courier = Courier::new(fleet.clone(), poster, accountant.clone(), config.webhooks.backoff());
         let consoles = Consoles::new(fleet.clone(), Arc::clone(&link.sessions), edges.clone());
         let app = App::new(
             fleet.clone(),

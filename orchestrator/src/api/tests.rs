@@ -44,7 +44,6 @@ use crate::fleet::tokens;
 use crate::history::History;
 use crate::images::ImageFolder;
 use crate::notify::Notifier;
-use crate::usage::{Accountant, Archive, UsageSettings};
 use crate::notify::webhook::Courier;
 use crate::notify::webhook::post::{Policy, Poster};
 use crate::notify::webhook::queue::Backoff;
@@ -52,6 +51,7 @@ use crate::store::seal::MasterKey;
 use crate::store::{
     Commit, CommitError, Key, Prefix, ReadError, Record, Revision, Store, StoreFailure, WatchStream, encode,
 };
+use crate::usage::{Accountant, Archive, UsageSettings};
 
 /// An API on a fleet of its own.
 struct Api {

@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use chom_protocol::VpsId;
 use chom_protocol::api::tenants::SetExternalId;
-use chom_protocol::api::vps_servers::{VpsView, 
-    RebuildVps, RenameVps, ResizeVps, SuspendVps, UnsuspendVps, VpsAccepted,
+use chom_protocol::api::vps_servers::{
+    RebuildVps, RenameVps, ResizeVps, SuspendVps, UnsuspendVps, VpsAccepted, VpsView,
 };
 
 use crate::api::problem::ApiError;

@@ -14,7 +14,9 @@ use crate::clock;
 use crate::fleet::catalogue::{Catalogue, Size};
 use crate::fleet::hosts::host_row;
 use crate::fleet::rows::{Goal, HostRow, VpsRow};
-use crate::fleet::{Caller, Decision, Done, Fleet, FleetError, RequestMark, external_ids, network, tenants, vps};
+use crate::fleet::{
+    Caller, Decision, Done, Fleet, FleetError, RequestMark, external_ids, network, tenants, vps,
+};
 use crate::health;
 
 /// The figures of a VPS that are no size of the catalogue.

@@ -16,8 +16,8 @@ use crate::fleet::state::{State, Stored, Table};
 use crate::notify::webhook::courier;
 use crate::notify::webhook::event::Telling;
 use crate::notify::webhook::rows::HookEvent;
-use crate::usage::note;
 use crate::store::{Commit, Expect, Guard, Key, Revision, record};
+use crate::usage::note;
 
 /// Entries of the audit trail in one commit: half of its 128 changes.
 const NOTES_MAX: usize = 64;

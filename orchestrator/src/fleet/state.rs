@@ -22,9 +22,9 @@ use crate::fleet::rows::{
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
 use crate::notify::webhook::rows::{DeliveryRow, JournalRow, WebhookRow};
-use crate::usage::rows::{ClosingRow, HeldRow, THE_CLOSING};
 use crate::store::record::{self, Meta, RecordError, Row};
 use crate::store::{Key, Part, Prefix, Record, Revision};
+use crate::usage::rows::{ClosingRow, HeldRow, THE_CLOSING};
 
 /// A row and the commit that last wrote it.
 #[derive(Debug)]
@@ -461,7 +461,7 @@ fn group_of(row: &VpsRow) -> Option<(Name, Name, HostId)> {
 }
 
 /// Retained VPSs hold their disk only.
-pub(super) fn promised(row: &VpsRow) -> (u32, Bytes) {
+pub(crate) fn promised(row: &VpsRow) -> (u32, Bytes) {
     if row.retention.is_some() || row.purging.is_some() {
         (0, Bytes(0))
     } else {

@@ -170,8 +170,8 @@ impl Fleet {
             let deliveries = asked.len() as u64;
             for mut row in asked {
                 let queued_at = decision.now;
-                if let Content::Usage { next, .. } = &mut row.event.content {
-                    *next = 0;
+                if let Content::Usage { after, .. } = &mut row.event.content {
+                    *after = None;
                 }
                 decision.put(DeliveryRow {
                     state: DeliveryState::Waiting,

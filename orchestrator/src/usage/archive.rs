@@ -49,18 +49,19 @@ pub enum ArchiveError {
     },
 }
 
+/// What the records of an hour are in order of. A place among them is named so, and not by a number, which would tell a tenant
+/// how many others have.
+pub type RecordKey = (Name, VpsId);
+
 /// Where a block is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Block {
-    /// The number of its first record in the file.
-    first: u64,
-    /// How many it has.
-    count: u64,
     offset: u64,
     bytes: u64,
     sha256: Sha256,
-    from: (Name, VpsId),
-    to: (Name, VpsId),
+    /// Its first record and its last.
+    from: RecordKey,
+    to: RecordKey,
 }
 
 /// Which records are wanted.
@@ -86,12 +87,12 @@ impl Wanted {
 /// A part of an hour's records.
 #[derive(Debug, Default)]
 pub struct Part {
-    /// Each with its number in the file.
-    pub records: Vec<(u64, UsageRecord)>,
+    /// The records.
+    pub records: Vec<UsageRecord>,
     /// Blocks that were unpacked for it.
     pub blocks: usize,
-    /// Where the rest begins; none: there is no more.
-    pub next: Option<u64>,
+    /// Behind what the rest is; none: there is no more.
+    pub next: Option<RecordKey>,
 }
 
 /// The folder. Clones are handles to the same.
@@ -127,8 +128,7 @@ impl Archive {
     /// When the disk fails.
     pub fn write(&self, hour: u64, records: impl Iterator<Item = UsageRecord>) -> Result<u64, ArchiveError> {
         let path = self.path(hour);
-        self.fill(&path, records)
-            .map_err(|source| ArchiveError::File { step: "write", path, source })
+        self.fill(&path, records).map_err(|source| ArchiveError::File { step: "write", path, source })
     }
 
     fn fill(&self, path: &Path, records: impl Iterator<Item = UsageRecord>) -> io::Result<u64> {
@@ -139,12 +139,9 @@ impl Archive {
         while records.peek().is_some() {
             let block: Vec<UsageRecord> = records.by_ref().take(BLOCK_RECORDS).collect();
             let (Some(first), Some(last)) = (block.first(), block.last()) else { break };
-            let key = |record: &UsageRecord| (record.tenant.clone(), record.vps);
             let packed = zstd::bulk::compress(&serde_json::to_vec(&block)?, COMPRESSION_LEVEL)?;
             file.write_all(&packed)?;
             blocks.push(Block {
-                first: number,
-                count: block.len() as u64,
                 offset,
                 bytes: packed.len() as u64,
                 sha256: Sha256::of(&packed),
@@ -193,37 +190,40 @@ impl Archive {
         Ok(Some((file, blocks)))
     }
 
-    /// Records of an hour from a number on, as many as asked for, out of at most so many blocks. Blocks the thread.
+    /// Records of an hour behind one, as many as asked for, out of at most so many blocks. Blocks the thread.
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
     pub fn read(
         &self,
         hour: u64,
-        from: u64,
+        after: Option<&RecordKey>,
         count: usize,
         blocks_max: usize,
         wanted: &Wanted,
     ) -> Result<Part, ArchiveError> {
         let mut part = Part::default();
         let Some((file, blocks)) = self.index(hour)? else { return Ok(part) };
-        for block in blocks.iter().filter(|block| block.first + block.count > from && wanted.is_in(block)) {
+        let is_behind = |key: &RecordKey| after.is_none_or(|after| key > after);
+        let mut looked_at = after.cloned();
+        for block in blocks.iter().filter(|block| is_behind(&block.to) && wanted.is_in(block)) {
             if part.blocks == blocks_max {
-                part.next = Some(block.first.max(from));
+                part.next = looked_at;
                 return Ok(part);
             }
             part.blocks += 1;
-            let records = self.block(hour, &file, block)?;
-            for (number, record) in (block.first..).zip(records) {
-                if number < from || !wanted.has(&record) {
+            for record in self.block(hour, &file, block)? {
+                if !is_behind(&key(&record)) || !wanted.has(&record) {
                     continue;
                 }
                 if part.records.len() == count {
-                    part.next = Some(number);
+                    part.next = part.records.last().map(key);
                     return Ok(part);
                 }
-                part.records.push((number, record));
+                part.records.push(record);
             }
+            // Of a block that ends with another tenant's record no more follows for this one.
+            looked_at = Some(block.to.clone());
         }
         Ok(part)
     }
@@ -233,8 +233,11 @@ impl Archive {
         let damaged = |detail: String| ArchiveError::Damaged { path: path(), detail };
         let bytes = usize::try_from(block.bytes).ok().filter(|bytes| *bytes <= BLOCK_BYTES_MAX);
         let mut packed = vec![0; bytes.ok_or_else(|| damaged("a block is too large".to_owned()))?];
-        file.read_exact_at(&mut packed, block.offset)
-            .map_err(|source| ArchiveError::File { step: "read", path: path(), source })?;
+        file.read_exact_at(&mut packed, block.offset).map_err(|source| ArchiveError::File {
+            step: "read",
+            path: path(),
+            source,
+        })?;
         if Sha256::of(&packed) != block.sha256 {
             return Err(damaged(format!("the block at {} has another digest", block.offset)));
         }
@@ -262,6 +265,10 @@ impl Archive {
         }
         Ok(())
     }
+}
+
+fn key(record: &UsageRecord) -> RecordKey {
+    (record.tenant.clone(), record.vps)
 }
 
 fn hour_of(path: &Path) -> Option<u64> {

@@ -7,7 +7,7 @@ use chom_protocol::network::Traffic;
 use chom_protocol::{Name, UnixMillis, VpsId};
 
 use super::note::holding;
-use super::rows::{ClosingRow, HeldRow, Holding, HourTraffic, Power};
+use super::rows::{ClosingRow, Holding, HourTraffic, Power};
 use crate::clock::rfc3339;
 use crate::fleet::network::rows::TrafficRow;
 use crate::fleet::rows::{TenantRow, VpsRow};

@@ -10,8 +10,8 @@ use chom_supervise::aside;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{Archive, ArchiveError, Part, Wanted};
-use super::rows::{ClosingRow, HeldRow, THE_CLOSING};
+use super::archive::{Archive, ArchiveError, Part, RecordKey, Wanted};
+use super::rows::{ClosingRow, HeldRow};
 use super::{hour, note};
 use crate::clock;
 use crate::fleet::observed::Snapshot;
@@ -45,7 +45,7 @@ pub struct UsageSettings {
 
 /// Why an hour was not closed.
 #[derive(Debug, thiserror::Error)]
-pub enum UsageError {
+pub(crate) enum UsageError {
     /// The commit.
     #[error("cannot store how far hours are closed")]
     Fleet(#[from] FleetError),
@@ -55,17 +55,20 @@ pub enum UsageError {
 }
 
 /// Where a record stands in all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Its hour.
+    /// In which hour.
     pub hour: u64,
-    /// Its number in the hour.
-    pub number: u64,
+    /// Behind which record of it; none: at its beginning.
+    pub after: Option<RecordKey>,
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}.{}", self.hour, self.number)
+        match &self.after {
+            None => write!(out, "{}", self.hour),
+            Some((tenant, vps)) => write!(out, "{}.{tenant}.{vps}", self.hour),
+        }
     }
 }
 
@@ -73,8 +76,16 @@ impl std::str::FromStr for Place {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (hour, number) = text.split_once('.').ok_or(())?;
-        Ok(Self { hour: hour.parse().map_err(|_| ())?, number: number.parse().map_err(|_| ())? })
+        let mut parts = text.split('.');
+        let hour = parts.next().and_then(|hour| hour.parse().ok()).ok_or(())?;
+        let after = match (parts.next(), parts.next(), parts.next()) {
+            (None, ..) => None,
+            (Some(tenant), Some(vps), None) => {
+                Some((tenant.parse().map_err(|_| ())?, vps.parse().map_err(|_| ())?))
+            }
+            _ => return Err(()),
+        };
+        Ok(Self { hour, after })
     }
 }
 
@@ -120,7 +131,10 @@ impl Accountant {
                 _ = ticks.tick() => {}
             }
             if let Err(error) = self.close_due(clock::now()).await {
-                tracing::error!(error = crate::chain(&error), "cannot close an hour of usage; the next pass tries again");
+                tracing::error!(
+                    error = crate::chain(&error),
+                    "cannot close an hour of usage; the next pass tries again"
+                );
             }
         }
     }
@@ -196,7 +210,9 @@ impl Accountant {
             tracing::info!(hour, records, "an hour of usage is closed");
         }
         let close = move |decision: &mut Decision| {
-            let Some(row) = note::closing(&decision.state).filter(|row| row.closed < hour) else { return Ok(()) };
+            let Some(row) = note::closing(&decision.state).filter(|row| row.closed < hour) else {
+                return Ok(());
+            };
             let fleet = decision.state.meta.as_ref().map_or("", |meta| meta.fleet.as_str());
             let digest = Sha256::of(format!("usage {fleet} {hour}").as_bytes());
             let mut id = [0; 16];
@@ -237,24 +253,27 @@ impl Accountant {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub(crate) async fn page(&self, question: Question) -> Result<(Vec<UsageRecord>, Option<Place>), ArchiveError> {
+    pub(crate) async fn page(
+        &self,
+        question: Question,
+    ) -> Result<(Vec<UsageRecord>, Option<Place>), ArchiveError> {
         let (closing, archive) = (note::closing(&self.fleet.state()), self.archive.clone());
         aside(move || page(&archive, closing, &question)).await
     }
 
-    /// The next records of an hour that are posted together, each with its number.
+    /// The next records of an hour that are posted together.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub(crate) async fn post(
         &self,
         hour: u64,
-        from: u64,
+        after: Option<RecordKey>,
         tenant: Option<Name>,
     ) -> Result<Part, ArchiveError> {
         let archive = self.archive.clone();
         let wanted = Wanted { tenant, vps: None };
-        aside(move || archive.read(hour, from, RECORDS_PER_POST_MAX, usize::MAX, &wanted)).await
+        aside(move || archive.read(hour, after.as_ref(), RECORDS_PER_POST_MAX, usize::MAX, &wanted)).await
     }
 }
 
@@ -272,7 +291,7 @@ fn records<'a>(
 }
 
 /// Rows that say nothing of an hour that is not closed.
-fn closed_rows(state: &State) -> Vec<(VpsId, UnixMillis)> {
+pub(super) fn closed_rows(state: &State) -> Vec<(VpsId, UnixMillis)> {
     let Some(closing) = note::closing(state) else { return Vec::new() };
     let open = closing.begins(closing.closed + 1);
     let rows = state.held_vps.values().map(|stored| stored.row.as_ref());
@@ -292,26 +311,27 @@ fn page(
     let Some(closing) = closing else { return Ok((items, None)) };
     let end = closing.closed + 1;
     // An hour that begins within is in; one that began before is not.
-    let at_or_after = |at: UnixMillis| closing.hour(UnixMillis(at.0.saturating_add(closing.hour_seconds * 1000 - 1)));
+    let at_or_after =
+        |at: UnixMillis| closing.hour(UnixMillis(at.0.saturating_add(closing.hour_seconds * 1000 - 1)));
     let end = question.until.map_or(end, |until| at_or_after(until).min(end));
     let first = question.from.map_or(0, at_or_after).max(archive.oldest().unwrap_or(end));
-    let mut place = question.after.unwrap_or(Place { hour: first, number: 0 });
-    place = place.max(Place { hour: first, number: 0 });
+    let beginning = Place { hour: first, after: None };
+    let mut place = question.after.clone().unwrap_or_else(|| beginning.clone()).max(beginning);
     let (mut blocks, mut hours) = (0, 0);
     while place.hour < end {
-        if items.len() == question.limit || blocks >= BLOCKS_PER_REQUEST_MAX || hours == HOURS_PER_REQUEST_MAX {
+        if items.len() == question.limit || blocks >= BLOCKS_PER_REQUEST_MAX || hours == HOURS_PER_REQUEST_MAX
+        {
             return Ok((items, Some(place)));
         }
         hours += 1;
         let (room, blocks_left) = (question.limit - items.len(), BLOCKS_PER_REQUEST_MAX - blocks);
-        let part = archive.read(place.hour, place.number, room, blocks_left, &question.wanted)?;
+        let part = archive.read(place.hour, place.after.as_ref(), room, blocks_left, &question.wanted)?;
         blocks += part.blocks;
-        items.extend(part.records.into_iter().map(|(_, record)| record));
+        items.extend(part.records);
         place = match part.next {
-            Some(number) => Place { number, ..place },
-            None => Place { hour: place.hour + 1, number: 0 },
+            None => Place { hour: place.hour + 1, after: None },
+            after => Place { after, ..place },
         };
     }
     Ok((items, None))
 }
-

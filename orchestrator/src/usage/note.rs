@@ -17,7 +17,9 @@ pub(crate) fn holding(state: &State, vps: VpsId) -> Option<Holding> {
     let (cores, memory) = promised(row);
     let power = match state.get::<ObservedVpsRow>(&vps).map(|row| row.status.state) {
         Some(VpsState::Running | VpsState::Paused) => Power::On,
-        Some(VpsState::Stopped | VpsState::StoppedByGuest | VpsState::Crashed | VpsState::Absent) => Power::Off,
+        Some(VpsState::Stopped | VpsState::StoppedByGuest | VpsState::Crashed | VpsState::Absent) => {
+            Power::Off
+        }
         Some(VpsState::Preparing | VpsState::Unknown) | None => Power::Unknown,
     };
     let interface = &row.spec.interface;
@@ -38,12 +40,7 @@ pub(crate) fn holding(state: &State, vps: VpsId) -> Option<Holding> {
 }
 
 /// The rows that say what these VPSs had before, where that is something else now.
-pub(crate) fn changed(
-    before: &State,
-    after: &State,
-    vps: &BTreeSet<VpsId>,
-    now: UnixMillis,
-) -> Vec<HeldRow> {
+pub(crate) fn changed(before: &State, after: &State, vps: &BTreeSet<VpsId>, now: UnixMillis) -> Vec<HeldRow> {
     let Some(closing) = closing(after) else { return Vec::new() };
     let note = |vps: &VpsId| {
         let held = holding(before, *vps)?;

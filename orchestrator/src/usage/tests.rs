@@ -12,7 +12,7 @@ use super::rows::{ClosingRow, HeldRow, HourTraffic, THE_CLOSING};
 use super::*;
 use crate::clock;
 use crate::fleet::rows::VpsRow;
-use crate::fleet::tests::{World, caller, name};
+use crate::fleet::tests::{World, name};
 use crate::fleet::vps::Action;
 use crate::store::Revision;
 
@@ -25,7 +25,11 @@ fn accountant(world: &World) -> Accountant {
     Accountant::new(world.fleet.clone(), archive, SETTINGS)
 }
 
-async fn all(accountant: &Accountant, wanted: Wanted, limit: usize) -> Vec<chom_protocol::api::usage::UsageRecord> {
+async fn all(
+    accountant: &Accountant,
+    wanted: Wanted,
+    limit: usize,
+) -> Vec<chom_protocol::api::usage::UsageRecord> {
     let (mut records, mut after) = (Vec::new(), None);
     loop {
         let question = Question { wanted: wanted.clone(), after, limit, ..Question::default() };
@@ -56,7 +60,11 @@ async fn an_hour_is_closed_once_with_all_that_was_there_also_what_is_gone() {
     let first = began.0 / HOUR;
     let accountant = accountant(&world);
     accountant.close_due(UnixMillis((first + 1) * HOUR)).await.unwrap();
-    assert_eq!(all(&accountant, Wanted::default(), 10).await, [], "it is not closed before traffic was taken over");
+    assert_eq!(
+        all(&accountant, Wanted::default(), 10).await,
+        [],
+        "it is not closed before traffic was taken over"
+    );
     let closed_at = UnixMillis((first + 1) * HOUR + 600_000);
     accountant.close_due(closed_at).await.unwrap();
     let records = all(&accountant, Wanted::default(), 1).await;
@@ -75,7 +83,10 @@ async fn an_hour_is_closed_once_with_all_that_was_there_also_what_is_gone() {
     accountant.close_due(UnixMillis(closed_at.0 + 3 * HOUR)).await.unwrap();
     let later = all(&accountant, Wanted { vps: Some(stays), ..Wanted::default() }, 2).await;
     assert_eq!(later.len(), 4);
-    assert!(later[1..].iter().all(|record| record.seconds == 3600 && record.core_seconds == 3600), "{later:?}");
+    assert!(
+        later[1..].iter().all(|record| record.seconds == 3600 && record.core_seconds == 3600),
+        "{later:?}"
+    );
     assert_eq!(all(&accountant, Wanted { tenant: Some(name("nobody")), ..Wanted::default() }, 2).await, []);
 }
 
@@ -103,7 +114,7 @@ async fn a_kill_between_the_steps_of_a_closing_makes_no_second_record_of_an_hour
         accountant(&world).close_due(UnixMillis((first + 1) * HOUR)).await.unwrap();
         let closing = note::closing(&world.fleet.state()).unwrap();
         assert_eq!((closing.frozen, closing.closed), (hour, hour));
-        let count = archive.read(hour, 0, 100, 10, &Wanted::default()).unwrap().records.len();
+        let count = archive.read(hour, None, 100, 10, &Wanted::default()).unwrap().records.len();
         assert_eq!(count, if write { 0 } else { 2 }, "a file that is there stands");
     }
 }
@@ -121,30 +132,34 @@ fn a_file_gives_each_record_once_and_says_when_it_is_damaged() {
     };
     assert_eq!(archive.write(7, (0..count).map(record)).unwrap(), count as u64);
     for limit in [1, 100, BLOCK_RECORDS, count + 1] {
-        let (mut seen, mut from) = (BTreeSet::new(), Some(0));
-        while let Some(at) = from {
-            let part = archive.read(7, at, limit, 1, &Wanted::default()).unwrap();
+        let (mut seen, mut after) = (BTreeSet::new(), None);
+        loop {
+            let part = archive.read(7, after.as_ref(), limit, 1, &Wanted::default()).unwrap();
             assert!(part.blocks <= 1);
-            part.records.iter().for_each(|(number, record)| {
-                assert_eq!(record.id, number.to_string());
-                assert!(seen.insert(*number), "{number} is there twice");
-            });
-            from = part.next;
+            part.records
+                .iter()
+                .for_each(|record| assert!(seen.insert(record.id.clone()), "{} twice", record.id));
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
         }
         assert_eq!(seen.len(), count, "pages of {limit}");
     }
     let wanted = Wanted { tenant: Some(name("t00009")), vps: None };
-    let part = archive.read(7, 0, 1000, 10, &wanted).unwrap();
+    let part = archive.read(7, None, 1000, 10, &wanted).unwrap();
     assert_eq!((part.records.len(), part.next), (100, None));
+    let part = archive.read(7, None, 99, 10, &wanted).unwrap();
+    assert_eq!(part.next.unwrap().0, name("t00009"), "a place names nothing of another tenant");
     assert!(part.blocks <= 2, "only its own blocks are unpacked");
-    assert!(archive.read(8, 0, 10, 10, &Wanted::default()).unwrap().records.is_empty());
+    assert!(archive.read(8, None, 10, 10, &Wanted::default()).unwrap().records.is_empty());
     let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
     let good = std::fs::read(&path).unwrap();
     for at in [0, good.len() / 2, good.len() - 50, good.len() - 1] {
         let mut bad = good.clone();
         bad[at] ^= 1;
         std::fs::write(&path, bad).unwrap();
-        let error = archive.read(7, 0, count, 10, &Wanted::default()).unwrap_err();
+        let error = archive.read(7, None, count, 10, &Wanted::default()).unwrap_err();
         assert!(error.to_string().contains("damaged"), "{at}: {error}");
     }
     std::fs::write(&path, &good).unwrap();

@@ -69,7 +69,8 @@ fn has(found: &Value, promised: &Value) -> bool {
 }
 
 fn ask(api: &Api, call: &Call, ids: &BTreeMap<&str, String>) -> Result<Value, String> {
-    let path = ids.iter().fold(call.path.clone(), |path, (name, id)| path.replace(&format!("{{{name}}}"), id));
+    let path =
+        ids.iter().fold(call.path.clone(), |path, (name, id)| path.replace(&format!("{{{name}}}"), id));
     let headers: Vec<(&str, &str)> = call.key.iter().map(|key| ("Idempotency-Key", key.as_str())).collect();
     let body = call.body.as_ref().map(|body| body.as_bytes());
     let (status, answer) =
@@ -154,6 +155,7 @@ fn the_calls_of_the_page_do_what_it_says_and_usage_is_told_once_though_the_orche
     });
     let of_vps: Vec<&UsageRecord> = told.iter().filter(|record| record.vps.to_string() == *vps).collect();
     assert_eq!(of_vps, pulled.iter().collect::<Vec<_>>(), "the same records, each once, in order");
-    let text = fleet.orchestrator.chomctl(&["usage", "list", "--vps", vps, "--csv"]).well("chomctl usage list");
+    let text =
+        fleet.orchestrator.chomctl(&["usage", "list", "--vps", vps, "--csv"]).well("chomctl usage list");
     assert_eq!(text.lines().count(), pulled.len() + 1, "{text}");
 }

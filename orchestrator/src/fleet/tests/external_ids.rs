@@ -35,7 +35,11 @@ async fn an_external_id_is_one_tenants_and_one_vpss_of_a_tenant() {
     };
     assert!(set(Some("c-1")).await.is_err());
     assert_eq!(set(Some("c-2")).await.unwrap().value.external_id.as_deref(), Some("c-2"));
-    assert_eq!(set(Some("c-2")).await.unwrap().value.external_id.as_deref(), Some("c-2"), "its own is no other's");
+    assert_eq!(
+        set(Some("c-2")).await.unwrap().value.external_id.as_deref(),
+        Some("c-2"),
+        "its own is no other's"
+    );
     assert_eq!(set(None).await.unwrap().value.external_id, None);
 
     let wanted = |vps: &str, of: &str, id: &str| CreateVps {
@@ -45,11 +49,13 @@ async fn an_external_id_is_one_tenants_and_one_vpss_of_a_tenant() {
     };
     let caller = caller();
     let mark = RequestMark::default;
-    let first = world.fleet.create_vps(&caller, mark(), wanted("a", "acme", "s-1")).await.unwrap().value.vps.id;
+    let first =
+        world.fleet.create_vps(&caller, mark(), wanted("a", "acme", "s-1")).await.unwrap().value.vps.id;
     let again = world.fleet.create_vps(&caller, mark(), wanted("b", "acme", "s-1")).await.unwrap_err();
     assert!(again.to_string().contains("VPS `a`") && again.kind() == ErrorKind::Conflict, "{again}");
     world.fleet.create_vps(&caller, mark(), wanted("a", "other", "s-1")).await.unwrap();
-    let second = world.fleet.create_vps(&caller, mark(), wanted("b", "acme", "s-2")).await.unwrap().value.vps.id;
+    let second =
+        world.fleet.create_vps(&caller, mark(), wanted("b", "acme", "s-2")).await.unwrap().value.vps.id;
     assert!(called(&world, second, Some("s-1")).await.is_err());
     for bad in ["", "a\nb", &"x".repeat(129)] {
         assert_eq!(called(&world, second, Some(bad)).await.unwrap_err().kind(), ErrorKind::Invalid, "{bad}");

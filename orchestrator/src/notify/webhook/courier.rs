@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chom_protocol::WebhookId;
 use chom_protocol::api::alerts::DeliveryState;
-use chom_protocol::api::usage::UsageRecord;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::MissedTickBehavior;
@@ -21,6 +20,7 @@ use crate::clock;
 use crate::fleet::state::{State, Table};
 use crate::fleet::{Decision, Fleet, FleetError};
 use crate::usage::Accountant;
+use crate::usage::archive::RecordKey;
 
 /// Between looks at the queues: what an event may wait for besides its receiver.
 const PASS: Duration = Duration::from_millis(250);
@@ -191,21 +191,22 @@ impl Courier {
 
     /// What a webhook is told of an event now.
     async fn told(&self, webhook: &WebhookRow, event: &HookEvent) -> Result<Told, Silence> {
-        let (hour, next) = match &event.content {
-            Content::Body(body) => return Ok(Told { id: event.id.to_string(), body: body.clone(), left: None }),
-            Content::Usage { hour, next } => (*hour, *next),
+        let (hour, after) = match &event.content {
+            Content::Body(body) => {
+                return Ok(Told { id: event.id.to_string(), body: body.clone(), left: None });
+            }
+            Content::Usage { hour, after } => (*hour, after.clone()),
         };
-        let part = self.0.accountant.post(hour, next, webhook.tenant.clone()).await;
+        let part = self.0.accountant.post(hour, after, webhook.tenant.clone()).await;
         let part = part.map_err(|error| Silence::Problem(crate::chain(&error)))?;
-        // The number of the first record: the same in every try, and after a replay.
-        let Some((first, _)) = part.records.first() else { return Err(Silence::Nothing) };
-        let id = format!("{}-{first}", event.id);
-        let records: Vec<&UsageRecord> = part.records.iter().map(|(_, record)| record).collect();
-        let data = serde_json::json!({ "hour": records.first().map(|record| &record.hour), "records": records });
+        // The VPS of the first record: the same in every try, and after a replay.
+        let Some(first) = part.records.first() else { return Err(Silence::Nothing) };
+        let id = format!("{}-{}", event.id, first.vps);
+        let data = serde_json::json!({ "hour": first.hour, "records": part.records });
         Ok(Told { id, body: super::event::body(&event.name, event.at, &data), left: part.next })
     }
 
-    async fn store(&self, row: &DeliveryRow, outcome: &Outcome, left: Option<u64>) {
+    async fn store(&self, row: &DeliveryRow, outcome: &Outcome, left: Option<RecordKey>) {
         let (key, tried) = (row.id(), row.clone());
         let (backoff, outcome) = (self.0.backoff, outcome.clone());
         let change = move |decision: &mut Decision| {
@@ -250,11 +251,11 @@ impl Courier {
     }
 }
 
-/// What a webhook is told: `webhook-id`, body, and of usage where the records go on.
+/// What a webhook is told: `webhook-id`, body, and of usage behind which record it goes on.
 struct Told {
     id: String,
     body: String,
-    left: Option<u64>,
+    left: Option<RecordKey>,
 }
 
 /// Why it is told nothing.

@@ -122,7 +122,7 @@ impl Telling {
             tenant: None,
             vps: None,
             resource: "usage".to_owned(),
-            content: Content::Usage { hour, next: 0 },
+            content: Content::Usage { hour, after: None },
         }
     }
 

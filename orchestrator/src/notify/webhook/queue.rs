@@ -8,6 +8,7 @@ use chom_protocol::api::alerts::DeliveryState;
 use chom_protocol::vps::Sha256;
 
 use super::rows::{Attempt, Content, DeliveryRow};
+use crate::usage::archive::RecordKey;
 
 /// Deliveries under way to one receiver at once: a slow one is not asked more of.
 pub(crate) const PER_WEBHOOK_MAX: usize = 4;
@@ -129,15 +130,20 @@ impl Outcome {
     }
 }
 
-/// A delivery after a try. `left` says of usage where the records go on that were not sent yet.
-pub(crate) fn after(row: &DeliveryRow, outcome: &Outcome, left: Option<u64>, backoff: Backoff) -> DeliveryRow {
+/// A delivery after a try. `left` says of usage behind which record those are that were not sent yet.
+pub(crate) fn after(
+    row: &DeliveryRow,
+    outcome: &Outcome,
+    left: Option<RecordKey>,
+    backoff: Backoff,
+) -> DeliveryRow {
     let mut new = row.clone();
     new.attempts = row.attempts.saturating_add(1);
     new.last = Some(outcome.attempt.clone());
     new.next_attempt_at = None;
     match outcome.verdict {
         Verdict::Taken => match (&mut new.event.content, left) {
-            (Content::Usage { next, .. }, Some(left)) => *next = left,
+            (Content::Usage { after, .. }, left @ Some(_)) => *after = left,
             (Content::Usage { .. } | Content::Body(_), _) => new.state = DeliveryState::Delivered,
         },
         Verdict::Refused => {

@@ -9,6 +9,7 @@ use chom_protocol::{DeliveryId, Name, UnixMillis, VpsId, WebhookId};
 use serde::{Deserialize, Serialize};
 
 use crate::store::seal::Sealed;
+use crate::usage::archive::RecordKey;
 
 /// A webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,8 +78,8 @@ pub enum Content {
     Usage {
         /// Hours since 1970.
         hour: u64,
-        /// The number of the record that comes next; those before it were taken by the receiver.
-        next: u64,
+        /// Behind which record it goes on; what is before was taken by the receiver.
+        after: Option<RecordKey>,
     },
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chom_protocol::api::webhooks::WebhookKind;
-use chom_protocol::{DeliveryId, WebhookId};
+use chom_protocol::{DeliveryId, VpsId, WebhookId};
 use uuid::Uuid;
 
 use super::*;
@@ -77,11 +77,13 @@ fn a_receiver_that_is_away_is_asked_one_thing_at_a_time_and_all_goes_out_once_it
 #[test]
 fn usage_is_done_once_its_last_records_were_taken() {
     let mut row = row(1, "usage");
-    row.event.content = Content::Usage { hour: 7, next: 0 };
+    row.event.content = Content::Usage { hour: 7, after: None };
     let taken = outcome(Verdict::Taken, UnixMillis(0));
-    let part = after(&row, &taken, Some(512), BACKOFF);
-    assert_eq!((part.state, &part.event.content), (DeliveryState::Waiting, &Content::Usage { hour: 7, next: 512 }));
-    let refused = after(&part, &outcome(Verdict::Refused, UnixMillis(0)), Some(1024), BACKOFF);
+    let place = |number| Some(("a".parse().unwrap(), VpsId::new(Uuid::from_u128(number))));
+    let part = after(&row, &taken, place(1), BACKOFF);
+    let expected = Content::Usage { hour: 7, after: place(1) };
+    assert_eq!((part.state, &part.event.content), (DeliveryState::Waiting, &expected));
+    let refused = after(&part, &outcome(Verdict::Refused, UnixMillis(0)), place(2), BACKOFF);
     assert_eq!(refused.event.content, part.event.content, "what was not taken comes again");
     assert_eq!(after(&part, &taken, None, BACKOFF).state, DeliveryState::Delivered);
 }
