@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::bulk::Targets;
 use super::order::order;
-use super::{Target, path, ssh_keys, user_data};
+use super::{Target, by_id, path, ssh_keys, user_data};
 use crate::confirm::confirm;
 use crate::error::Failure;
 use crate::session::{Reference, Session};

@@ -58,6 +58,8 @@ const KINDS: &[(&str, Shown)] = &[
     // User data have passwords in them.
     ("blob", Shown::Nothing),
     ("operation", Shown::Nothing),
+    ("bulk", Shown::Nothing),
+    ("bulk-chunk", Shown::Nothing),
     ("snapshot", Shown::Without(&[])),
     ("job", Shown::Nothing),
     ("image", Shown::Without(&[])),
@@ -77,6 +79,12 @@ const KINDS: &[(&str, Shown)] = &[
     ("alert-group", Shown::Nothing),
     ("notification", Shown::Nothing),
     ("smtp", Shown::Without(&["sealed_password", "ca_pem"])),
+    // A URL can have a password in it.
+    ("webhook", Shown::Without(&["url", "secret", "old_secret", "dropped", "dropped_at"])),
+    ("journal", Shown::Nothing),
+    ("delivery", Shown::Nothing),
+    ("usage-closing", Shown::Nothing),
+    ("usage-held", Shown::Nothing),
 ];
 
 /// Fields that say where a VPS stands, and how its host is made: not for tenants.
@@ -120,7 +128,7 @@ impl Actor {
 }
 
 /// An entry before it is known what became of the rows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Note {
     action: String,
     target: String,
@@ -186,6 +194,7 @@ impl<R: Table> AnyRow for R {
 }
 
 /// A changed row as it was and as it is.
+#[derive(Clone)]
 pub(super) struct Rows {
     shown: Shown,
     old: Option<Arc<dyn AnyRow>>,
