@@ -78,6 +78,8 @@ fn no_entry_is_lost_or_doubled_by_kills_and_no_byte_is_changed_unseen() {
 
     // One byte, somewhere in the middle: in the words of an entry, nothing that would not be JSON any more.
     orchestrator.stop();
+    let said = orchestrator.command(&["audit", "verify"]).well("chom-orchestrator audit verify");
+    assert!(said.contains("none changed\n"), "{said}");
     let file = orchestrator.audit_files().remove(0);
     let good = fs::read(&file).unwrap();
     let (_, number) = line_of(&lines, "t1-7");
@@ -85,6 +87,8 @@ fn no_entry_is_lost_or_doubled_by_kills_and_no_byte_is_changed_unseen() {
     let mut bad = good.clone();
     bad[at + 3] = b'8';
     fs::write(&file, &bad).unwrap();
+    let said = orchestrator.command(&["audit", "verify"]);
+    assert!(said.code == Some(1) && said.stdout.starts_with(&format!("entry {number} was changed")), "{said:?}");
     orchestrator.run();
     let said = verify(&orchestrator, &[]);
     assert_eq!(said.code, Some(1), "{}{}", said.stdout, said.stderr);
