@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::fleet::audit::THE_LOG;
 use crate::fleet::rows::AuditHeadRow;
 use crate::fleet::state::Table;
-use crate::store::{ReadError, RecordError, decode, sled};
+use crate::store::{Meta, ReadError, RecordError, decode, sled};
 
 /// Lines that are read at once.
 const LINES_PER_READ: usize = 10_000;
@@ -24,6 +24,9 @@ pub enum VerifyError {
     /// The store.
     #[error("cannot read the store")]
     Read(#[from] ReadError),
+    /// Nothing of ours.
+    #[error("the store holds no fleet; is this the right configuration?")]
+    Empty,
     /// The row in it.
     #[error("cannot read how far the audit log is")]
     Record(#[from] RecordError),
@@ -44,6 +47,7 @@ pub enum VerifyError {
 pub async fn verify(config: &Config) -> Result<(), VerifyError> {
     // A store that is in use cannot be asked; the running orchestrator can (`chomctl audit verify`).
     let head = match sled::open(&crate::export::options(config)) {
+        Ok(store) if store.get(&Meta::key()).await?.is_none() => return Err(VerifyError::Empty),
         Ok(store) => match store.get(&AuditHeadRow::key(&THE_LOG)).await? {
             Some(record) => Some(decode::<AuditHeadRow>(&record)?.row),
             None => Some(AuditHeadRow::default()),

@@ -13,9 +13,7 @@ use serde_json::{Map, Value};
 use crate::clock::rfc3339;
 use crate::fleet::Caller;
 use crate::fleet::network::rows::{AddressRow, TrafficRow};
-use crate::fleet::rows::{
-    AuditRow, Changed, OperationRow, SnapshotRow, SshKeyRow, TenantRow, TokenRow, VpsRow,
-};
+use crate::fleet::rows::{AuditRow, Changed, OperationRow, SnapshotRow, TenantRow, VpsRow};
 use crate::fleet::state::{State, Table};
 use crate::store::Key;
 
@@ -58,7 +56,8 @@ const KINDS: &[(&str, Shown)] = &[
     // User data have passwords in them.
     ("blob", Shown::Nothing),
     ("operation", Shown::Nothing),
-    ("bulk", Shown::Nothing),
+    // Its parameters can have a password in them; what it does to each VPS is an entry of its own.
+    ("bulk", Shown::Named),
     ("bulk-chunk", Shown::Nothing),
     ("snapshot", Shown::Without(&[])),
     ("job", Shown::Nothing),
@@ -68,6 +67,8 @@ const KINDS: &[(&str, Shown)] = &[
     ("prefetch", Shown::Without(&[])),
     ("ssh-key", Shown::Without(&[])),
     ("token", Shown::Without(&["hash", "last_used_at"])),
+    ("user", Shown::Without(&["password", "signed_in_at"])),
+    ("sign-in-lock", Shown::Nothing),
     ("tenant", Shown::Without(&[])),
     ("idempotency", Shown::Nothing),
     ("audit", Shown::Nothing),
@@ -78,13 +79,13 @@ const KINDS: &[(&str, Shown)] = &[
     ("alert", Shown::Nothing),
     ("alert-group", Shown::Nothing),
     ("notification", Shown::Nothing),
-    ("smtp", Shown::Without(&["sealed_password", "ca_pem"])),
-    // A URL can have a password in it.
+    // A receiver's URL often is all that one has to know to write there.
     ("webhook", Shown::Without(&["url", "secret", "old_secret", "dropped", "dropped_at"])),
-    ("journal", Shown::Nothing),
     ("delivery", Shown::Nothing),
-    ("usage-closing", Shown::Nothing),
+    ("journal", Shown::Nothing),
     ("usage-held", Shown::Nothing),
+    ("usage-closing", Shown::Nothing),
+    ("smtp", Shown::Without(&["sealed_password", "ca_pem"])),
 ];
 
 /// Fields that say where a VPS stands, and how its host is made: not for tenants.
@@ -212,7 +213,7 @@ impl Rows {
     }
 
     fn tenant(&self, state: &State) -> Option<Name> {
-        let of = |row: &Arc<dyn AnyRow>| tenant_of(row.as_any(), state);
+        let of = |row: &Arc<dyn AnyRow>| tenant_of(row.as_ref(), state);
         self.new.as_ref().and_then(of).or_else(|| self.old.as_ref().and_then(of))
     }
 
@@ -263,24 +264,24 @@ fn differing(old: Value, new: Value) -> Option<(Value, Value)> {
 }
 
 /// Whose a row is.
-fn tenant_of(row: &dyn Any, state: &State) -> Option<Name> {
+fn tenant_of(row: &dyn AnyRow, state: &State) -> Option<Name> {
     let of_vps = |id: &VpsId| state.get::<VpsRow>(id).map(|row| row.spec.tenant.clone());
-    if let Some(row) = row.downcast_ref::<VpsRow>() {
+    let any = row.as_any();
+    if let Some(row) = any.downcast_ref::<VpsRow>() {
         Some(row.spec.tenant.clone())
-    } else if let Some(row) = row.downcast_ref::<OperationRow>() {
+    } else if let Some(row) = any.downcast_ref::<OperationRow>() {
         row.vps.map(|_| row.tenant.clone())
-    } else if let Some(row) = row.downcast_ref::<TokenRow>() {
-        row.tenant.clone()
-    } else if let Some(row) = row.downcast_ref::<SshKeyRow>() {
-        Some(row.tenant.clone())
-    } else if let Some(row) = row.downcast_ref::<TenantRow>() {
+    } else if let Some(row) = any.downcast_ref::<TenantRow>() {
         Some(row.name.clone())
-    } else if let Some(row) = row.downcast_ref::<SnapshotRow>() {
+    } else if let Some(row) = any.downcast_ref::<SnapshotRow>() {
         of_vps(&row.vps)
-    } else if let Some(row) = row.downcast_ref::<AddressRow>() {
+    } else if let Some(row) = any.downcast_ref::<AddressRow>() {
+        of_vps(&row.vps)
+    } else if let Some(row) = any.downcast_ref::<TrafficRow>() {
         of_vps(&row.vps)
     } else {
-        row.downcast_ref::<TrafficRow>().and_then(|row| of_vps(&row.vps))
+        // Tokens, users, SSH keys and the like: all call it so.
+        row.to_json()?.get("tenant")?.as_str()?.parse().ok()
     }
 }
 

@@ -22,6 +22,10 @@ use crate::usage::note;
 /// Entries of the audit trail in one commit: half of its 128 changes.
 const NOTES_MAX: usize = 64;
 
+/// Entries that may wait for the audit log, about 1 KiB each in memory. They wait for a second, unless its disk is full or
+/// broken: then nothing is done any more that would leave no trace.
+const NOTES_WAITING_MAX: usize = 150_000;
+
 /// A mutation being decided.
 #[derive(Clone)]
 pub struct Decision {
@@ -214,6 +218,12 @@ impl Decision {
             return Err(FleetError::internal(format!(
                 "more than {NOTES_MAX} entries for the audit trail in one commit"
             )));
+        }
+        if self.state.audit.len() >= NOTES_WAITING_MAX {
+            return Err(FleetError::internal(
+                "the audit log cannot be written, and nothing is changed without it; free space in the state directory, the \
+                 orchestrator's log says what is wrong",
+            ));
         }
         self.notes.push(note);
         Ok(())

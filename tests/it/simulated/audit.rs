@@ -88,7 +88,10 @@ fn no_entry_is_lost_or_doubled_by_kills_and_no_byte_is_changed_unseen() {
     bad[at + 3] = b'8';
     fs::write(&file, &bad).unwrap();
     let said = orchestrator.command(&["audit", "verify"]);
-    assert!(said.code == Some(1) && said.stdout.starts_with(&format!("entry {number} was changed")), "{said:?}");
+    assert!(
+        said.code == Some(1) && said.stdout.starts_with(&format!("entry {number} was changed")),
+        "{said:?}"
+    );
     orchestrator.run();
     let said = verify(&orchestrator, &[]);
     assert_eq!(said.code, Some(1), "{}{}", said.stdout, said.stderr);

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fleet::RequestMark;
+use crate::fleet::rows::SshKeyRow;
 use crate::fleet::tests::{World, caller, name, request};
 use crate::fleet::vps::Action;
 
