@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn the_call_of_the_manual_is_understood() {
         expect_test::expect![[r#"
-            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, engine: None, network: None, ssh_keys: [], tenant_keys: None, user_data: None, guest_shutdown: StayOff, anti_affinity: None, host_labels: {}, tenant: None }
+            CreateVps { name: Name("test-vps"), region: Name("us-east"), size: Name("small"), image: None, engine: None, network: None, ssh_keys: [], tenant_keys: None, user_data: None, guest_shutdown: StayOff, anti_affinity: None, host_labels: {}, tenant: None, external_id: None }
             {"name":"test-vps","region":"us-east","size":"small","guest_shutdown":"stay_off"}"#]]
             .assert_eq(&read(r#"{"name":"test-vps","region":"us-east","size":"small"}"#));
     }
@@ -336,7 +336,7 @@ mod tests {
             r#"{"name":"test-vps""#,
         ];
         expect_test::expect![[r#"
-            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `tenant_keys`, `user_data`, `guest_shutdown`, `anti_affinity`, `host_labels`, `tenant` at line 1 column 61
+            colour: unknown field `colour`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `tenant_keys`, `user_data`, `guest_shutdown`, `anti_affinity`, `host_labels`, `tenant`, `external_id` at line 1 column 61
             name: invalid type: integer `7`, expected a string at line 1 column 9
             name: the name `Test_VPS` has `T` in it; use lower-case letters, digits and hyphens (RFC 1123) at line 1 column 18
             region: invalid type: sequence, expected a string at line 1 column 28

@@ -61,7 +61,7 @@ async fn a_body_that_is_not_as_it_should_be_is_refused_where_it_is_wrong() {
     )
     .await;
     check(&api, vps, r#"{"name":"a","region":"us-east","size":"small","sise":1}"#, expect![[r#"
-        422 /problems/invalid: unknown field `sise`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `tenant_keys`, `user_data`, `guest_shutdown`, `anti_affinity`, `host_labels`, `tenant`
+        422 /problems/invalid: unknown field `sise`, expected one of `name`, `region`, `size`, `image`, `engine`, `network`, `ssh_keys`, `tenant_keys`, `user_data`, `guest_shutdown`, `anti_affinity`, `host_labels`, `tenant`, `external_id`
           at /sise
     "#]]).await;
     check(

@@ -45,6 +45,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/tenants
         GET /api/tenants/{tenant}
         GET /api/tokens
+        GET /api/usage
         GET /api/vps-servers
         GET /api/vps-servers/{vps}
         GET /api/vps-servers/{vps}/console
@@ -82,6 +83,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/operations/{operation}/resume
         POST /api/ssh-keys
         POST /api/tenants
+        POST /api/tenants/{tenant}/external-id
         POST /api/tenants/{tenant}/quota
         POST /api/tokens
         POST /api/vps-servers
@@ -89,6 +91,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         POST /api/vps-servers/{vps}/addresses
         POST /api/vps-servers/{vps}/clone
         POST /api/vps-servers/{vps}/console-token
+        POST /api/vps-servers/{vps}/external-id
         POST /api/vps-servers/{vps}/hold
         POST /api/vps-servers/{vps}/iso
         POST /api/vps-servers/{vps}/network

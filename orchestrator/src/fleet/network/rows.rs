@@ -92,7 +92,7 @@ pub struct TrafficRow {
     /// By month, oldest first.
     pub months: Vec<MonthRow>,
     /// By hour, of hours that are not closed (see `usage`).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hours: Vec<HourTraffic>,
     /// How much it may have.
     pub quota: TrafficQuota,

@@ -242,8 +242,8 @@ async fn what_stands_against_an_adoption_is_said() {
         host `a` has no foreign guest `twice`; it has: vm101, same-id, same-mac, unlimited, transient, unsure, unsaid, macvtap, …
         there is no host `b`; see `chomctl host list`
         a VPS named `vm101` exists already (perhaps deleted and kept); choose another name
-        VPS `vm101` has the external id `7` already
-        `ab` is no id: 1 to 128 characters on one line
+        VPS `vm101` has this external id already (perhaps deleted and kept)
+        an external id has 1 to 128 characters, none of them a control character
         its card is on `br-lan`, and network `nat` is behind the host's NAT
         the guest has no card `52:54:00:00:00:99`; it has: 52:54:00:00:00:0d
         192.0.2.60/32 is held by VPS `vm101`: one of them has it wrongly
