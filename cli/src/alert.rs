@@ -7,19 +7,19 @@ use crate::error::Failure;
 use crate::filters::AlertFilters;
 use crate::output::{Cell, Table, Tone, View, age, word};
 use crate::session::Session;
+use crate::watch::{self, Watched};
 
 /// `chomctl alert`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AlertCommand {
     /// Lists alerts
-    List(AlertFilters),
+    List(Watched<AlertFilters>),
 }
 
 /// Runs `chomctl alert`.
 pub(crate) fn run(session: &Session, command: AlertCommand) -> Result<(), Failure> {
     let AlertCommand::List(filters) = command;
-    let alerts: Vec<AlertView> = filters.rows(&session.client()?, "/api/alerts")?;
-    session.screen.show(&alerts, |view| table(&alerts, view))
+    watch::list(session, &session.client()?, "/api/alerts", &filters, table)
 }
 
 const fn state(alert: &AlertView) -> (&'static str, Tone) {

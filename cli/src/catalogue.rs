@@ -13,7 +13,7 @@ use clap::Subcommand;
 
 use crate::client::Client;
 use crate::error::Failure;
-use crate::filters::ImageFilters;
+use crate::filters::{Filters, ImageFilters};
 use crate::operation::{self, WaitOptions};
 use crate::output::{Cell, Table, View, word, yes_no};
 use crate::session::{ListOptions, Reference, Session};

@@ -310,11 +310,13 @@ impl Client {
     pub(crate) fn stream(
         &self,
         path: &str,
+        query: &[(&str, String)],
         last_event_id: Option<&str>,
     ) -> Result<impl Read + use<>, Failure> {
         let mut request = self
             .agent
             .get(self.url(path))
+            .query_pairs(query.iter().map(|(name, value)| (*name, value.as_str())))
             .config()
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
             .timeout_per_read(Some(STREAM_SILENCE_TIMEOUT))

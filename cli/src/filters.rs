@@ -7,6 +7,20 @@ use crate::client::Client;
 use crate::error::Failure;
 use crate::session::ListOptions;
 
+/// Which rows.
+pub(crate) trait Filters {
+    /// As parameters of the API.
+    fn pairs(&self) -> Vec<(&'static str, String)>;
+
+    /// How many at most.
+    fn limit(&self) -> Option<u32>;
+
+    /// The rows of a list.
+    fn rows<T: DeserializeOwned>(&self, client: &Client, path: &str) -> Result<Vec<T>, Failure> {
+        client.list_where(path, &self.pairs(), self.limit())
+    }
+}
+
 macro_rules! filters {
     ($($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident, $value:literal;)* })*) => {$(
         $(#[$meta])*
@@ -20,16 +34,14 @@ macro_rules! filters {
             list: ListOptions,
         }
 
-        impl $name {
-            /// As parameters of the API.
-            pub(crate) fn pairs(&self) -> Vec<(&'static str, String)> {
+        impl Filters for $name {
+            fn pairs(&self) -> Vec<(&'static str, String)> {
                 let all = [$((stringify!($field), &self.$field),)* ("sort", &self.sort)];
                 all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
             }
 
-            /// The rows of a list.
-            pub(crate) fn rows<T: DeserializeOwned>(&self, client: &Client, path: &str) -> Result<Vec<T>, Failure> {
-                client.list_where(path, &self.pairs(), self.list.limit)
+            fn limit(&self) -> Option<u32> {
+                self.list.limit
             }
         }
     )*};

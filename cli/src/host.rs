@@ -10,8 +10,10 @@ use crate::client::Client;
 use crate::confirm::{Confirmation, confirm};
 use crate::error::Failure;
 use crate::filters::HostFilters;
+use crate::metrics;
 use crate::session::{Reference, Session};
 use crate::shell::eprint_line;
+use crate::watch::{self, Watched};
 
 pub(crate) mod limits;
 mod render;
@@ -34,7 +36,14 @@ pub(crate) enum HostCommand {
         replace_key: bool,
     },
     /// Lists hosts
-    List(HostFilters),
+    List(Watched<HostFilters>),
+    /// Shows what was measured lately of a host
+    Metrics {
+        /// Its name or id
+        host: Reference,
+        #[command(flatten)]
+        options: metrics::MetricsOptions,
+    },
     /// Shows a host
     Show {
         /// Its name or id
@@ -108,8 +117,10 @@ pub(crate) fn run(session: &Session, command: HostCommand) -> Result<(), Failure
             return add(session, &client, name, region, replace_key);
         }
         HostCommand::List(filters) => {
-            let hosts: Vec<HostView> = filters.rows(&client, PATH)?;
-            return session.screen.show(&hosts, |view| render::table(&hosts, view));
+            return watch::list(session, &client, PATH, &filters, render::table);
+        }
+        HostCommand::Metrics { host, options } => {
+            return metrics::show(session, &client, &path(&host), &options);
         }
         HostCommand::Show { host } => {
             let host: HostView = client.get(&path(&host))?;

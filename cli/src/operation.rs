@@ -14,6 +14,7 @@ use crate::filters::OperationFilters;
 use crate::output::{Cell, Details, Table, Tone, View, age, moment, span, until};
 use crate::progress::Progress;
 use crate::session::{ListOptions, Session};
+use crate::watch::{self, Watched};
 
 /// How often an operation is asked about at first: what is quick is seen quickly.
 const POLL_PAUSE: Duration = Duration::from_millis(200);
@@ -26,7 +27,7 @@ const POLL_LATER_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperationCommand {
     /// Lists operations
-    List(OperationFilters),
+    List(Watched<OperationFilters>),
     /// Shows an operation and its trail
     Show {
         /// Its id
@@ -96,8 +97,7 @@ pub(crate) fn run(session: &Session, command: OperationCommand) -> Result<(), Fa
     let client = session.client()?;
     let operation = match command {
         OperationCommand::List(filters) => {
-            let operations: Vec<OperationView> = filters.rows(&client, "/api/operations")?;
-            return session.screen.show(&operations, |view| table(&operations, view));
+            return watch::list(session, &client, "/api/operations", &filters, table);
         }
         OperationCommand::Show { id } => client.get(&path(id))?,
         OperationCommand::Cancel { id } => client.act(&format!("{}/cancel", path(id)))?,

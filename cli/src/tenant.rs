@@ -5,7 +5,7 @@ use chom_protocol::{Bytes, Name};
 use clap::{Args, Subcommand};
 
 use crate::error::Failure;
-use crate::filters::TenantFilters;
+use crate::filters::{Filters, TenantFilters};
 use crate::output::{Cell, Table, View};
 use crate::session::Session;
 

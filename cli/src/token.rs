@@ -5,7 +5,7 @@ use chom_protocol::{Name, TokenId, VpsId};
 use clap::{Subcommand, ValueEnum};
 
 use crate::error::Failure;
-use crate::filters::TokenFilters;
+use crate::filters::{Filters, TokenFilters};
 use crate::output::{Cell, Table, View, age};
 use crate::session::Session;
 

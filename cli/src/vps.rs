@@ -16,9 +16,11 @@ use crate::client::Client;
 use crate::confirm::confirm;
 use crate::error::Failure;
 use crate::filters::VpsFilters;
+use crate::metrics;
 use crate::operation::{self, WaitOptions};
 use crate::session::{Reference, Session, read_text};
 use crate::shell::eprint_line;
+use crate::watch::{self, Watched};
 
 mod adopt;
 mod bulk;
@@ -48,7 +50,14 @@ pub(crate) enum VpsCommand {
     /// Makes VPSs of guests that CHOM did not make, where they stand, without a restart
     Adopt(Box<adopt::AdoptOptions>),
     /// Lists VPSs
-    List(Box<VpsFilters>),
+    List(Box<Watched<VpsFilters>>),
+    /// Shows what was measured lately of a VPS
+    Metrics {
+        /// Its name or id
+        vps: Reference,
+        #[command(flatten)]
+        options: metrics::MetricsOptions,
+    },
     /// Shows a VPS
     Show {
         /// Its name or id
@@ -235,9 +244,12 @@ pub(crate) fn run(session: &Session, command: VpsCommand) -> Result<(), Failure>
         VpsCommand::Adopt(options) => adopt::run(session, *options),
         VpsCommand::List(filters) => {
             let client = session.client()?;
-            let rows: Vec<VpsView> = filters.rows(&client, PATH)?;
             let hosts = if session.screen.view.wide { host_names(&client) } else { Vec::new() };
-            session.screen.show(&rows, |view| render::table(&rows, &hosts, view))
+            watch::list(session, &client, PATH, &filters, |rows, view| render::table(rows, &hosts, view))
+        }
+        VpsCommand::Metrics { vps, options } => {
+            let client = session.client()?;
+            metrics::show(session, &client, &path(&vps), &options)
         }
         VpsCommand::Show { vps } => {
             let client = session.client()?;

@@ -42,6 +42,7 @@ mod host_list;
 mod hosts;
 mod images;
 mod list;
+mod metrics;
 mod networks;
 mod operations;
 mod page;
@@ -54,6 +55,7 @@ mod server;
 mod smtp;
 mod snapshots;
 mod ssh_keys;
+mod stream;
 mod system;
 mod tenants;
 mod tokens;
@@ -62,6 +64,7 @@ mod vps_changes;
 mod vps_list;
 mod vps_network;
 mod vps_servers;
+mod watch;
 mod webhooks;
 
 #[cfg(test)]
@@ -86,7 +89,8 @@ pub struct App {
     consoles: Consoles,
     stop: CancellationToken,
     http: HttpMetrics,
-    streams: events::Streams,
+    streams: stream::Streams,
+    seal: Arc<stream::Seal>,
     bodies: Arc<Semaphore>,
     document: Bytes,
     reference: Bytes,
@@ -122,7 +126,8 @@ impl App {
             consoles,
             stop,
             http: HttpMetrics::default(),
-            streams: events::Streams::default(),
+            streams: stream::Streams::default(),
+            seal: Arc::new(stream::Seal::new()),
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
             document: Bytes::new(),
             reference: Bytes::new(),
@@ -201,6 +206,7 @@ fn with_hosts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     router
         .routes(routes!(hosts::list, hosts::add))
         .routes(routes!(hosts::show))
+        .routes(routes!(metrics::of_host))
         .routes(routes!(hosts::cordon))
         .routes(routes!(hosts::label))
         .routes(routes!(hosts::limit))
@@ -214,6 +220,7 @@ fn with_vps(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
     router
         .routes(routes!(vps_servers::list, vps_servers::create))
         .routes(routes!(vps_servers::show, vps_servers::delete))
+        .routes(routes!(metrics::of_vps))
         .routes(routes!(adoptions::adopt))
         .routes(routes!(adoptions::plan))
         .routes(routes!(vps_servers::start))

@@ -71,7 +71,7 @@ use authority::Authorities;
 use catalogue::Catalogue;
 use decider::{Decider, Mutation, Published, Typed};
 pub use denials::Denial;
-use events::EventRing;
+use events::{ChangeRing, EventRing};
 use observed::{Observation, Observations};
 pub use plans::Planning;
 use rows::{Goal, IdempotencyRow, OperationRow, TokenRow, VpsRow};
@@ -259,7 +259,7 @@ impl Fleet {
             });
         }
         let (sender, queue) = mpsc::channel(decider::QUEUE_MUTATIONS_MAX);
-        let published = Arc::new(Published::new(state, EventRing::new(now)));
+        let published = Arc::new(Published::new(state, now));
         let task = FleetTask(Decider::new(store, Arc::clone(&published), queue));
         let inner = Inner {
             queue: sender,
@@ -305,6 +305,12 @@ impl Fleet {
     #[must_use]
     pub fn events(&self) -> &EventRing {
         &self.0.published.events
+    }
+
+    /// Which rows changed, for those who watch lists.
+    #[must_use]
+    pub fn changes(&self) -> &ChangeRing {
+        &self.0.published.changes
     }
 
     /// When this orchestrator started: the beginning of the grace.

@@ -10,9 +10,11 @@ use chom_protocol::{HostId, UnixMillis, VpsId};
 
 use crate::clock::rfc3339;
 
+mod chart;
 mod host;
 
-pub use host::{FileSystemLevel, Levels, Reading};
+pub use chart::Steps;
+pub use host::{Chart, FileSystemLevel, Levels, Reading};
 use host::{HostHistory, Usage};
 
 /// All hosts together: 2,000 hosts with 20 VPSs each need about half of it.
@@ -124,6 +126,17 @@ impl History {
         label: &str,
     ) -> Vec<(UnixMillis, f64)> {
         self.kept().hosts.get(&host).map(|of_host| of_host.series(vps, metric, label)).unwrap_or_default()
+    }
+
+    /// The series of a host, or of a VPS on it, as means over steps: those of the named metrics, or all of them.
+    #[must_use]
+    pub fn charts(&self, host: HostId, vps: Option<VpsId>, metrics: &[Metric], steps: Steps) -> Vec<Chart> {
+        let gap_millis = self.stale_seconds * 1000;
+        let kept = self.kept();
+        kept.hosts
+            .get(&host)
+            .map(|of_host| of_host.charts(vps, metrics, steps, gap_millis))
+            .unwrap_or_default()
     }
 
     /// Drops all of a host that left the fleet.

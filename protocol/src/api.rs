@@ -11,6 +11,7 @@ pub mod console;
 pub mod events;
 pub mod guest;
 pub mod hosts;
+pub mod metrics;
 pub mod networks;
 pub mod operations;
 pub mod plans;
@@ -21,6 +22,7 @@ pub mod tenants;
 pub mod tokens;
 pub mod usage;
 pub mod vps_servers;
+pub mod watch;
 pub mod webhooks;
 
 use serde::{Deserialize, Serialize};

@@ -39,6 +39,11 @@ impl Target {
         Ok(Self { address, tls: Arc::new(tls), token: token.into() })
     }
 
+    /// The same as somebody else.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: token.into(), ..self.clone() }
+    }
+
     /// A kept connection.
     pub(crate) fn connect(&self) -> io::Result<Client> {
         let stream = TcpStream::connect(self.address)?;

@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 mod agents;
 mod answers;
+mod api;
+mod bare;
 mod client;
 mod containers;
 mod creates;
@@ -24,6 +26,7 @@ mod real_host;
 mod rest;
 mod role;
 mod scale;
+mod seed;
 mod table;
 mod world;
 
@@ -55,6 +58,7 @@ const BENCHES: &[Bench] = &[
         about: "API answers and durable creates over a full store",
         run: answers::measure,
     },
+    Bench { name: "api", about: "the API over 10,000 hosts and 200,000 VPSs", run: api::measure },
     Bench { name: "creates", about: "200 creates at the same moment over 20 hosts", run: creates::measure },
 ];
 
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
     {
         match role.as_str() {
             "agents" => agents::run(words),
+            "bare" => bare::serve(words),
             "floor-server" => floor::serve(words),
             "floor-client" => floor::connect(words),
             other => panic!("no role `{other}`"),

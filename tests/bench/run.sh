@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The benches: release programs, real processes, one table at the end; exit 1 when a target was missed.
-# Usage: tests/bench/run.sh [BENCH…]   (host, containers, rest, images, scale, answers, creates; all when none is named; about 30 minutes)
+# Usage: tests/bench/run.sh [BENCH…]   (host, containers, rest, images, scale, answers, api, creates; all when none is named; about 30 minutes)
 # Needs root for the benches `host` and `containers`. Figures mean little on a machine that does other work: the load stands beside them.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."

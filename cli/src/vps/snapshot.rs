@@ -11,7 +11,7 @@ use super::{Target, by_id};
 use crate::client::Client;
 use crate::confirm::{Confirmation, confirm};
 use crate::error::Failure;
-use crate::filters::SnapshotFilters;
+use crate::filters::{Filters, SnapshotFilters};
 use crate::operation::{self, WaitOptions};
 use crate::output::{Cell, Table, Tone, View, age};
 use crate::session::{Reference, Session};

@@ -419,6 +419,48 @@ fn a_broken_event_stream_goes_on_after_the_last_event() {
 }
 
 #[test]
+fn a_watched_list_prints_rows_and_changes_and_takes_a_broken_connection_up() {
+    let data = |id: &str, change: Value| format!("id: {id}\ndata: {change}\n\n");
+    let (first, later) = (vps("a"), vps("b"));
+    let server = Server::start(move |_, before| match before {
+        0 => events(&format!(
+            "data: {}\n\n{}",
+            json!({"type": "row", "row": first}),
+            data("7.1", json!({"type": "synced"}))
+        )),
+        1 => events(
+            &(data("7.2", json!({"type": "changed", "row": later}))
+                + &data("7.3", json!({"type": "gone", "id": VPS}))),
+        ),
+        _ => problem(401, "Not allowed", "the token is not valid", None),
+    });
+    let outcome = run(&server.url, &["vps", "list", "--watch", "--tenant", "acme"]);
+    assert_eq!(outcome.code, Some(1));
+    let names: Vec<&str> = outcome.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["NAME", "a", "b", "gone:"], "{}", outcome.stdout);
+    assert!(server.lines().iter().all(|line| line == "GET /api/vps-servers?tenant=acme&watch=true"));
+    let resumed: Vec<_> =
+        server.requests().iter().map(|r| r.header("last-event-id").map(str::to_owned)).collect();
+    assert_eq!(resumed, [None, Some("7.1".to_owned()), Some("7.3".to_owned())]);
+}
+
+#[test]
+fn metrics_are_asked_for_with_their_options() {
+    let view = json!({"from": "a", "until": "b", "step_seconds": 30, "series": []});
+    let server = Server::start(move |_, _| answer(200, &view));
+    let outcome = run(&server.url, &["host", "metrics", "h1", "--series", "load1", "--step", "60"]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "nothing was measured in this time\n"));
+    run(&server.url, &["vps", "metrics", VPS]);
+    assert_eq!(
+        server.lines(),
+        [
+            "GET /api/hosts/h1/metrics?series=load1&step=60".to_owned(),
+            format!("GET /api/vps-servers/{VPS}/metrics")
+        ]
+    );
+}
+
+#[test]
 fn colours_are_for_terminals() {
     let server = fleet(&["succeeded"]);
     let outcome = run(&server.url, &["vps", "show", "web"]);

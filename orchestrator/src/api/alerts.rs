@@ -3,21 +3,21 @@
 use std::ops::Bound;
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use chom_protocol::api::alerts::{AlertState, AlertView, NotificationView, Severity};
 use chom_protocol::api::{Page, PageQuery};
-use chom_protocol::{AlertId, Name, NotificationId, VpsId};
+use chom_protocol::{AlertId, HostId, Name, NotificationId, VpsId};
 
 use crate::alerts::AlertViews;
 use crate::alerts::rows::AlertRow;
-use crate::api::App;
-use crate::api::list::{
-    self, Chosen, Given, Key, List, Parameter, Part, Place, Query, Rows, Sight, is_among,
-};
+use crate::api::list::{Chosen, Given, Key, List, Parameter, Part, Place, Query, Rows, Sight, is_among};
 use crate::api::page::Paging;
 use crate::api::problem::ApiError;
 use crate::api::vps_list::HostKey;
+use crate::api::{App, watch};
 use crate::fleet::Caller;
+use crate::fleet::events::Touched;
 use crate::notify::notification_view;
 
 /// Which alerts are asked for.
@@ -41,6 +41,7 @@ impl List for AlertList {
         Parameter { name: "region", about: "Only in this region." },
     ];
     const SORTS: &'static [&'static str] = &["id", "since"];
+    const IS_WATCHED: bool = true;
 
     fn read(given: &Given) -> Result<Self, ApiError> {
         Ok(Self {
@@ -54,6 +55,17 @@ impl List for AlertList {
     }
 }
 
+impl AlertList {
+    fn fits(&self, host: Option<HostId>, row: &AlertRow) -> bool {
+        is_among(&self.states, || row.state)
+            && is_among(&self.severities, || row.severity)
+            && self.rule.as_ref().is_none_or(|rule| rule == row.subject.rule.name())
+            && host.is_none_or(|host| row.subject.host == Some(host))
+            && self.vps.is_none_or(|vps| row.subject.vps == Some(vps))
+            && (self.region.is_none() || self.region == row.region)
+    }
+}
+
 impl Rows for AlertList {
     type Id = AlertId;
     type View = AlertView;
@@ -61,14 +73,7 @@ impl Rows for AlertList {
     fn part(&self, sight: &Sight, part: &Part<AlertId>) -> Result<Chosen<AlertView, AlertId>, ApiError> {
         let by = part.sort.by;
         let host = self.host.as_ref().map(|host| host.id(sight));
-        let fits = |row: &&AlertRow| {
-            is_among(&self.states, || row.state)
-                && is_among(&self.severities, || row.severity)
-                && self.rule.as_ref().is_none_or(|rule| rule == row.subject.rule.name())
-                && host.is_none_or(|host| row.subject.host == Some(host))
-                && self.vps.is_none_or(|vps| row.subject.vps == Some(vps))
-                && (self.region.is_none() || self.region == row.region)
-        };
+        let fits = |row: &&AlertRow| self.fits(host, row);
         let place = |row: &&AlertRow| Place {
             key: if by == "since" { Key::time(row.since) } else { Key::Nothing },
             id: row.id,
@@ -82,6 +87,23 @@ impl Rows for AlertList {
         };
         Ok(chosen.map(|row| views.view(row)))
     }
+
+    fn row(&self, sight: &Sight, id: AlertId) -> Option<AlertView> {
+        let host = self.host.as_ref().map(|host| host.id(sight));
+        let row = sight.state.get::<AlertRow>(&id).filter(|row| self.fits(host, row))?;
+        Some(AlertViews::of(&sight.state).view(row))
+    }
+
+    fn id(view: &AlertView) -> AlertId {
+        view.id
+    }
+
+    fn concerned(_: &Sight, touched: &Touched) -> Vec<AlertId> {
+        match touched {
+            Touched::Alert(id) => vec![*id],
+            Touched::Vps(..) | Touched::Host(_) | Touched::Sight(_) | Touched::Operation(..) => Vec::new(),
+        }
+    }
 }
 
 /// Lists the alerts, oldest first; resolved ones are kept for a week.
@@ -91,8 +113,9 @@ pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
     query: Query<AlertList>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    list::answer(app, caller, &query)
+    watch::answer(app, caller, query, &headers)
 }
 
 /// Lists the notifications, oldest first, with how each recipient's mail went.

@@ -135,6 +135,7 @@ impl Row for chom_protocol::api::bulk::BulkPreview {}
 impl Row for chom_protocol::api::adoption::AdoptPlan {}
 impl Row for chom_protocol::api::adoption::AdoptPlans {}
 impl Row for chom_protocol::api::hosts::LedgerView {}
+impl Row for chom_protocol::api::metrics::MetricsView {}
 impl Row for chom_protocol::api::smtp::SmtpTested {}
 impl Row for chom_protocol::api::operations::OperationView {}
 impl Row for chom_protocol::api::catalogue::PrefetchChanged {}

@@ -176,6 +176,12 @@ fn say_parameters(operation: &mut Operation) {
     let orders = about.sorts.iter().flat_map(|by| [(*by).to_owned(), format!("-{by}")]);
     let orders = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(orders)).build();
     add("sort", "By what rows are sorted, `-` for the other way round; the first where absent.", orders);
+    if about.is_watched {
+        let watched = "Answer with a stream of server-sent events instead: each row (`row`), `synced`, then each row as it \
+            changes or comes in (`changed`) or is among them no more (`gone`). `Last-Event-ID` resumes it; where it cannot \
+            be resumed it says `reset` and tells all rows anew. `limit` has no effect.";
+        add("watch", watched, Object::with_type(Type::Boolean));
+    }
 }
 
 /// The document as it is served.

@@ -1,97 +1,186 @@
-//! The event stream (server-sent events, WHATWG HTML section 9.2): resumable by the id of the last event seen, `reset` where
-//! the ring has moved on. A slow reader holds back nobody: each reads the ring at its own pace.
+//! The event stream: what happens, in words, resumable by the id of the last event seen; `reset` where the ring has moved on.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Query, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::response::{IntoResponse, Response};
-use chom_protocol::TokenId;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use chom_protocol::api::events::Event;
-use futures_util::stream;
-use tokio::sync::watch::Receiver;
+use chom_protocol::{HostId, Name, VpsId};
 
+use crate::alerts::rows::AlertRow;
+use crate::api::App;
+use crate::api::list::Given;
 use crate::api::problem::{ApiError, Kind, shown};
-use crate::api::{App, auth};
-use crate::clock;
+use crate::api::stream::{self, Feed};
 use crate::fleet::Caller;
-use crate::fleet::events::EventId;
+use crate::fleet::events::{Entry, EventId};
+use crate::fleet::rows::{OperationRow, VpsRow};
+use crate::fleet::state::State as FleetState;
 
-/// Streams that one token may have open: a console in several windows, and some scripts.
-const STREAMS_PER_TOKEN_MAX: usize = 32;
-/// Streams together; each holds a connection, of which the server takes 1,024.
-const STREAMS_MAX: usize = 256;
 /// Events written at once: about 50 KiB.
 const EVENTS_PER_WRITE_MAX: usize = 256;
-/// Silence after which a comment is sent: below the minute after which proxies give up, and half of chomctl's patience.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// What a reader that lost its connection is asked to wait for.
-const RECONNECT: Duration = Duration::from_secs(2);
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// The parameters besides `from`.
+const FILTERS: [&str; 4] = ["kind", "vps", "host", "tenant"];
 
 /// Follows what changes. Each event has an id; a stream that is opened with it, as the header `Last-Event-ID` or as `from`,
 /// goes on behind it. Where events were missed it begins with an event of type `reset`: read the lists again.
 #[utoipa::path(get, path = "/api/events", tag = "events", operation_id = "watch_events",
     params(
-        ("from" = Option<String>, Query, description = "The id of the last event seen, such as `1795392000000.42`."),
-        ("Last-Event-ID" = Option<String>, Header, description = "The same; it goes before `from`."),
+        ("from" = Option<String>, Query, description = "The id of the last event seen; ids are to be taken as they are."),
+        ("kind" = Option<String>, Query, description = "Only of these types: `vps`, or `operation,alert`."),
+        ("vps" = Option<VpsId>, Query, description = "Only about this VPS."),
+        ("host" = Option<HostId>, Query, description = "Only about this host and what stands on it; not for a tenant's tokens."),
+        ("tenant" = Option<Name>, Query, description = "Only about this tenant's VPSs."),
+        ("Last-Event-ID" = Option<String>, Header, description = "The same as `from`; it goes before it."),
     ),
     responses((status = 200, description = "Events, each a JSON document.", content_type = "text/event-stream", body = Event)))]
 pub(super) async fn watch(
     State(app): State<App>,
     caller: Caller,
-    query: Query<Vec<(String, String)>>,
+    Query(query): Query<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let last = last_seen(&query, &headers)?;
-    let slot = app.streams.open(caller.token)?;
+    let (from, filter) = read(query, &caller)?;
+    let last = stream::last_seen(&app, &caller, &headers, from.as_deref().map(|from| ("from", from)))?;
     // Subscribed before the ring is read: what comes in between wakes the stream.
     let news = app.fleet.events().news();
-    let mut first = format!("retry: {}\n", RECONNECT.as_millis());
-    let next = match last {
-        Some(last) => EventId { sequence: last.sequence.saturating_add(1), ..last },
-        None => {
-            let end = app.fleet.events().end();
-            // An id at once, so that a connection that breaks before the first event misses none.
-            let _ = writeln!(first, "id: {}", before(end));
-            end
-        }
-    };
-    first.push('\n');
-    let watcher = Watcher { app, caller, next, news, first: Some(first), _slot: slot };
-    let body = Body::from_stream(stream::unfold(watcher, Watcher::write));
-    let media_type = (CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    // Proxies that collect answers would hold events back.
-    let unbuffered = (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    Ok(([media_type, unbuffered], body).into_response())
+    stream::open(&app, &caller, news, || {
+        let next = match last {
+            Some(last) => EventId { sequence: last.sequence.saturating_add(1), ..last },
+            None => app.fleet.events().end(),
+        };
+        Events { app: app.clone(), caller: caller.clone(), filter, next }
+    })
 }
 
-fn last_seen(query: &[(String, String)], headers: &HeaderMap) -> Result<Option<EventId>, ApiError> {
-    let read = |text: &str, location: &str| match text {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|()| {
-            let detail = format!(
-                "`{}` is no event id; give the `id` of an event, or nothing to begin with what comes next",
-                shown(text)
-            );
-            ApiError::new(Kind::Malformed, detail).at(location)
-        }),
-    };
-    if let Some((other, _)) = query.iter().find(|(name, _)| name != "from") {
-        let detail = format!("the event stream knows no parameter `{}`; it takes `from`", shown(other));
-        return Err(ApiError::new(Kind::Malformed, detail).at(shown(other)));
+fn read(query: Vec<(String, String)>, caller: &Caller) -> Result<(Option<String>, Filter), ApiError> {
+    let known: Vec<&str> =
+        FILTERS.into_iter().filter(|name| caller.tenant.is_none() || *name != "host").collect();
+    let (mut from, mut given) = (None, BTreeMap::new());
+    for (name, value) in query {
+        match name.as_str() {
+            "from" => from = Some(value),
+            filter if known.contains(&filter) => {
+                given.insert(name, value);
+            }
+            other => {
+                let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+                let detail = format!(
+                    "the event stream knows no parameter `{}`; it takes {} and `from`",
+                    shown(other),
+                    known.join(", ")
+                );
+                return Err(ApiError::new(Kind::Malformed, detail).at(shown(other)));
+            }
+        }
     }
-    // A browser connects again to the same address, with a newer id in the header.
-    match headers.get(LAST_EVENT_ID) {
-        Some(value) => read(&String::from_utf8_lossy(value.as_bytes()), "Last-Event-ID"),
-        None => query.first().map_or(Ok(None), |(_, value)| read(value, "from")),
+    let given = Given::of(given);
+    let filter = Filter {
+        kinds: given.words("kind")?,
+        vps: given.one("vps")?,
+        host: given.one("host")?,
+        tenant: given.one("tenant")?,
+    };
+    Ok((from, filter))
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Vps,
+    Host,
+    Operation,
+    Alert,
+}
+
+/// Which events are asked for.
+struct Filter {
+    kinds: Vec<What>,
+    vps: Option<VpsId>,
+    host: Option<HostId>,
+    tenant: Option<Name>,
+}
+
+impl Filter {
+    fn lets_through(&self, state: &FleetState, event: &Event) -> bool {
+        let Self { kinds, vps, host, tenant } = self;
+        let whose = |vps: &VpsId| state.get::<VpsRow>(vps).map(|row| row.spec.tenant.clone());
+        let (kind, about, on, of) = match event {
+            Event::Reset => return true,
+            Event::Vps { id, tenant, .. } => {
+                let on = || state.get::<VpsRow>(id).map(|row| row.host);
+                (What::Vps, Some(*id), host.and_then(|_| on()), Some(tenant.clone()))
+            }
+            Event::Host { id, .. } => (What::Host, None, Some(*id), None),
+            Event::Operation { id, tenant, .. } => {
+                let row = state.get::<OperationRow>(id);
+                let (about, on) = (row.and_then(|row| row.vps), row.and_then(|row| row.host));
+                (What::Operation, about, on, Some(tenant.clone()))
+            }
+            Event::Alert { id, .. } => {
+                let subject = state.get::<AlertRow>(id).map(|row| &row.subject);
+                let (about, on) = (subject.and_then(|of| of.vps), subject.and_then(|of| of.host));
+                (What::Alert, about, on, about.as_ref().and_then(whose))
+            }
+        };
+        (kinds.is_empty() || kinds.contains(&kind))
+            && vps.is_none_or(|vps| about == Some(vps))
+            && host.is_none_or(|host| on == Some(host))
+            && tenant.as_ref().is_none_or(|tenant| of.as_ref() == Some(tenant))
+    }
+}
+
+/// One reader of the events.
+struct Events {
+    app: App,
+    caller: Caller,
+    filter: Filter,
+    next: EventId,
+}
+
+impl Feed for Events {
+    fn ready(&mut self) -> Option<Bytes> {
+        let (ring, state) = (self.app.fleet.events(), self.app.fleet.state());
+        let mut text = String::new();
+        loop {
+            let Some(entries) = ring.read(self.next, EVENTS_PER_WRITE_MAX) else {
+                self.next = ring.end();
+                let id = self.app.seal.written(&self.caller, before(self.next));
+                return Some(written(&id, &Event::Reset).into());
+            };
+            let is_end = entries.len() < EVENTS_PER_WRITE_MAX;
+            for (id, entry) in entries {
+                if self.caller.hears(&state, &entry.what) && self.filter.lets_through(&state, &entry.what) {
+                    text.push_str(&self.text(id, &entry));
+                }
+                self.next = EventId { sequence: id.sequence + 1, ..id };
+            }
+            if !text.is_empty() {
+                return Some(text.into());
+            }
+            if is_end {
+                return None;
+            }
+        }
+    }
+
+    fn position(&self) -> Option<EventId> {
+        Some(before(self.next))
+    }
+}
+
+impl Events {
+    /// An event as it is written: the same for all who are told of it, but for what its id looks like.
+    fn text(&self, id: EventId, entry: &Entry<Event>) -> Arc<str> {
+        let [fleet, tenant] = &entry.texts;
+        let place = if self.caller.tenant.is_none() { fleet } else { tenant };
+        let made = || written(&self.app.seal.written(&self.caller, id), &entry.what).into();
+        Arc::clone(place.get_or_init(made))
     }
 }
 
@@ -99,114 +188,11 @@ fn before(id: EventId) -> EventId {
     EventId { sequence: id.sequence.saturating_sub(1), ..id }
 }
 
-struct Watcher {
-    app: App,
-    caller: Caller,
-    next: EventId,
-    news: Receiver<u64>,
-    first: Option<String>,
-    _slot: Slot,
-}
-
-impl Watcher {
-    /// The next piece of the stream; none when it ends: on shutdown, and when the token is no longer good.
-    async fn write(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
-        if let Some(first) = self.first.take() {
-            return Some((Ok(first.into()), self));
-        }
-        if !auth::still_valid(&self.app.fleet.state(), &self.caller, clock::now()) {
-            return None;
-        }
-        let text = match self.ready() {
-            Some(text) => text,
-            None => self.wait().await?,
-        };
-        Some((Ok(text.into()), self))
-    }
-
-    /// What stands in the ring behind the last event written.
-    fn ready(&mut self) -> Option<String> {
-        let ring = self.app.fleet.events();
-        let state = self.app.fleet.state();
-        let mut text = String::new();
-        match ring.read(self.next, EVENTS_PER_WRITE_MAX) {
-            None => {
-                self.next = ring.end();
-                event(&mut text, before(self.next), &Event::Reset);
-            }
-            Some(events) => {
-                for (id, what) in events {
-                    if self.caller.hears(&state, &what) {
-                        event(&mut text, id, &what);
-                    }
-                    self.next = EventId { sequence: id.sequence + 1, ..id };
-                }
-            }
-        }
-        Some(text).filter(|text| !text.is_empty())
-    }
-
-    async fn wait(&mut self) -> Option<String> {
-        let stop = self.app.stop.clone();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                news = self.news.changed() => news.ok()?, // cancel-safe
-                () = tokio::time::sleep(KEEP_ALIVE) => return Some(": still here\n\n".to_owned()),
-            }
-            if let Some(text) = self.ready() {
-                return Some(text);
-            }
-        }
-    }
-}
-
-fn event(text: &mut String, id: EventId, event: &Event) {
+fn written(id: &str, event: &Event) -> String {
+    let mut text = String::new();
     // A view without maps or floats always has a JSON text, and JSON on one line has no line break in it.
     if let Ok(json) = serde_json::to_string(event) {
         let _ = write!(text, "id: {id}\ndata: {json}\n\n");
     }
-}
-
-/// Which streams are open, by token.
-#[derive(Clone, Default)]
-pub(super) struct Streams(Arc<Mutex<BTreeMap<TokenId, usize>>>);
-
-impl Streams {
-    fn open(&self, token: TokenId) -> Result<Slot, ApiError> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let own = open.get(&token).copied().unwrap_or_default();
-        if own >= STREAMS_PER_TOKEN_MAX || all >= STREAMS_MAX {
-            let detail = format!(
-                "too many event streams are open: {own} with this token (at most {STREAMS_PER_TOKEN_MAX}), {all} together (at most {STREAMS_MAX}); close some"
-            );
-            return Err(ApiError::new(Kind::TooMany, detail));
-        }
-        open.insert(token, own + 1);
-        Ok(Slot { streams: self.clone(), token })
-    }
-
-    /// How many are open.
-    pub(super) fn count(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
-    }
-}
-
-/// One open stream; closed when dropped.
-struct Slot {
-    streams: Streams,
-    token: TokenId,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut open = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.token) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.token);
-            }
-        }
-    }
+    text
 }

@@ -5,6 +5,7 @@ use chom_protocol::{HostId, Name};
 
 use crate::api::list::{Chosen, Given, Key, List, Parameter, Part, Place, Rows, Sight, is_among};
 use crate::api::problem::{ApiError, Kind, shown};
+use crate::fleet::events::Touched;
 use crate::fleet::rows::HostRow;
 use crate::fleet::view;
 use crate::health;
@@ -34,6 +35,7 @@ impl List for HostList {
         Parameter { name: "q", about: "Only with this text in their name or host name." },
     ];
     const SORTS: &'static [&'static str] = &["id", "name", "created_at"];
+    const IS_WATCHED: bool = true;
 
     fn read(given: &Given) -> Result<Self, ApiError> {
         let label = |text: &str| {
@@ -96,6 +98,22 @@ impl Rows for HostList {
             part.select(sight.state.hosts.values().map(|stored| stored.row.as_ref()).filter(fits), place)
         };
         Ok(chosen.map(|row| shown_host(sight, row)))
+    }
+
+    fn row(&self, sight: &Sight, id: HostId) -> Option<HostView> {
+        let row = sight.state.get::<HostRow>(&id).filter(|row| self.fits(sight, row))?;
+        Some(shown_host(sight, row))
+    }
+
+    fn id(view: &HostView) -> HostId {
+        view.id
+    }
+
+    fn concerned(_: &Sight, touched: &Touched) -> Vec<HostId> {
+        match touched {
+            Touched::Host(id) | Touched::Sight(id) => vec![*id],
+            Touched::Vps(..) | Touched::Operation(..) | Touched::Alert(_) => Vec::new(),
+        }
     }
 }
 

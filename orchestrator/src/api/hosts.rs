@@ -1,7 +1,7 @@
 //! Hosts: shown with their newest readings, invited, cordoned, forgotten, revoked; and their ledgers after a restore.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chom_protocol::HostId;
 use chom_protocol::api::hosts::{
@@ -10,12 +10,13 @@ use chom_protocol::api::hosts::{
 use chom_protocol::api::{Page, PageQuery};
 
 use crate::api::host_list::HostList;
-use crate::api::list::{self, Query};
+use crate::api::list::Query;
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowId, RowKey};
-use crate::api::{App, answer};
+use crate::api::{App, answer, watch};
 use crate::clock;
 use crate::fleet::rows::HostRow;
+use crate::fleet::state::State as FleetState;
 use crate::fleet::{Caller, Done, FleetError, view};
 
 /// Lists the hosts, oldest first.
@@ -25,8 +26,17 @@ pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
     query: Query<HostList>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    list::answer(app, caller, &query)
+    watch::answer(app, caller, query, &headers)
+}
+
+/// The host of a path, by its id or its name in the fleet.
+pub(super) fn named<'a>(state: &'a FleetState, key: &RowKey<HostId>) -> Result<&'a HostRow, FleetError> {
+    match key {
+        RowKey::Id(id) => state.get::<HostRow>(id).ok_or_else(|| FleetError::not_found("host", id)),
+        RowKey::Name(name) => state.host_named(name).ok_or_else(|| FleetError::not_found("host", name)),
+    }
 }
 
 /// Shows a host.
@@ -39,10 +49,7 @@ pub(super) async fn show(
     key: RowKey<HostId>,
 ) -> Result<Response, ApiError> {
     let state = app.fleet.state();
-    let row = match &key {
-        RowKey::Id(id) => state.get::<HostRow>(id).ok_or_else(|| FleetError::not_found("host", id))?,
-        RowKey::Name(name) => state.host_named(name).ok_or_else(|| FleetError::not_found("host", name))?,
-    };
+    let row = named(&state, &key)?;
     let (observation, now) = (app.fleet.observations().of(row.id), clock::now());
     let shown = view::host(&state, app.fleet.catalogue(), row, observation.as_deref(), now);
     Ok(answer::row(&HostView { usage: app.history.usage(row.id, now), ..shown }))

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::Hash;
 use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::api::page::{Paging, read_cursor, write_cursor};
 use crate::api::problem::{ApiError, Kind, shown};
 use crate::clock;
 use crate::fleet::Caller;
+use crate::fleet::events::Touched;
 use crate::fleet::observed::Snapshot;
 use crate::fleet::state::State;
 
@@ -46,6 +48,8 @@ pub(super) trait List: Sized + Send {
     const OF_FLEET: &'static [&'static str] = &[];
     /// What rows can be sorted by; the first where nothing is asked for.
     const SORTS: &'static [&'static str];
+    /// Whether it can be watched.
+    const IS_WATCHED: bool = false;
 
     /// Reads its filters.
     fn read(given: &Given) -> Result<Self, ApiError>;
@@ -56,11 +60,12 @@ pub(super) struct About {
     pub(super) operation: &'static str,
     pub(super) filters: &'static [Parameter],
     pub(super) sorts: &'static [&'static str],
+    pub(super) is_watched: bool,
 }
 
 impl About {
     pub(super) const fn of<L: List>(operation: &'static str) -> Self {
-        Self { operation, filters: L::FILTERS, sorts: L::SORTS }
+        Self { operation, filters: L::FILTERS, sorts: L::SORTS, is_watched: L::IS_WATCHED }
     }
 }
 
@@ -81,6 +86,7 @@ impl fmt::Display for Sort {
 pub(super) struct Query<L> {
     pub(super) paging: Paging,
     pub(super) sort: Sort,
+    pub(super) watch: bool,
     pub(super) list: L,
 }
 
@@ -93,10 +99,19 @@ impl<L: List> FromRequestParts<App> for Query<L> {
         let mut known: Vec<&str> =
             L::FILTERS.iter().map(|filter| filter.name).filter(|name| !hidden(name)).collect();
         known.push("sort");
+        if L::IS_WATCHED {
+            known.push("watch");
+        }
         let (paging, given) = Paging::read(parts, app, &known).await?;
         let given = Given(given);
         let sort = sort::<L>(given.text("sort"))?;
-        Ok(Self { paging, sort, list: L::read(&given)? })
+        let watch = given.yes_no("watch")?.unwrap_or_default();
+        if watch && paging.cursor.is_some() {
+            let detail =
+                "a watch begins with all rows; resume it with the header `Last-Event-ID`, not with a cursor";
+            return Err(ApiError::new(Kind::Malformed, detail).at("cursor"));
+        }
+        Ok(Self { paging, sort, watch, list: L::read(&given)? })
     }
 }
 
@@ -120,6 +135,10 @@ fn sort<L: List>(text: Option<&str>) -> Result<Sort, ApiError> {
 pub(super) struct Given(BTreeMap<String, String>);
 
 impl Given {
+    pub(super) const fn of(parameters: BTreeMap<String, String>) -> Self {
+        Self(parameters)
+    }
+
     /// A parameter's text.
     pub(super) fn text(&self, name: &'static str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
@@ -394,12 +413,21 @@ impl Sight {
 /// A list of rows that the store has: by parts, and row by row.
 pub(super) trait Rows: List + Sync + 'static {
     /// What its rows are named by.
-    type Id: Copy + Ord + FromStr + fmt::Display + Send + Sync + 'static;
+    type Id: Copy + Ord + Hash + FromStr + fmt::Display + Send + Sync + 'static;
     /// How they are shown.
     type View: Serialize + Send;
 
     /// A part of the rows that are there for the caller and fit.
     fn part(&self, sight: &Sight, part: &Part<Self::Id>) -> Result<Chosen<Self::View, Self::Id>, ApiError>;
+
+    /// A row, if it is there for the caller and fits.
+    fn row(&self, sight: &Sight, id: Self::Id) -> Option<Self::View>;
+
+    /// The id of a row.
+    fn id(view: &Self::View) -> Self::Id;
+
+    /// Which rows are shown in another way, or are there no more, once something has changed.
+    fn concerned(sight: &Sight, touched: &Touched) -> Vec<Self::Id>;
 }
 
 /// The answer to a list.

@@ -1,20 +1,19 @@
 //! Operations: how far changes are.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chom_protocol::api::operations::{OperationState, OperationView};
 use chom_protocol::api::{Page, PageQuery};
 use chom_protocol::{HostId, Name, OperationId, VpsId};
 
-use crate::api::list::{
-    self, Chosen, Given, Key, List, Parameter, Part, Place, Query, Rows, Sight, is_among,
-};
+use crate::api::list::{Chosen, Given, Key, List, Parameter, Part, Place, Query, Rows, Sight, is_among};
 use crate::api::problem::ApiError;
 use crate::api::request::{Order, RowId};
 use crate::api::vps_list::HostKey;
-use crate::api::{App, answer};
+use crate::api::{App, answer, watch};
 use crate::clock;
+use crate::fleet::events::Touched;
 use crate::fleet::rows::{Goal, OperationRow, VpsRow};
 use crate::fleet::{Caller, FleetError, bulk, view};
 
@@ -39,6 +38,7 @@ impl List for OperationList {
     const OF_FLEET: &'static [&'static str] = &["host"];
     // Their ids are made in order of time.
     const SORTS: &'static [&'static str] = &["created_at"];
+    const IS_WATCHED: bool = true;
 
     fn read(given: &Given) -> Result<Self, ApiError> {
         let kinds =
@@ -97,6 +97,32 @@ impl Rows for OperationList {
         let place = |row: &&OperationRow| Place { key: Key::Nothing, id: row.id };
         Ok(part.walk(rows, |row| self.fits(sight, host, row), place).map(|row| shown(sight, row)))
     }
+
+    fn row(&self, sight: &Sight, id: OperationId) -> Option<OperationView> {
+        let host = self.host.as_ref().map(|host| host.id(sight));
+        let row = sight.state.get::<OperationRow>(&id).filter(|row| self.fits(sight, host, row))?;
+        Some(shown(sight, row))
+    }
+
+    fn id(view: &OperationView) -> OperationId {
+        view.id
+    }
+
+    fn concerned(sight: &Sight, touched: &Touched) -> Vec<OperationId> {
+        match touched {
+            Touched::Operation(id, ..) => vec![*id],
+            // An operation that waits for a host says that it is out of sight.
+            Touched::Sight(host) => {
+                let open = sight.state.open_operations.range((*host, OperationId::new(uuid::Uuid::nil()))..);
+                let ids = open.take_while(|(of, _)| of == host).map(|(_, id)| *id);
+                ids.filter(|id| {
+                    sight.state.get::<OperationRow>(id).is_some_and(|row| sight.caller.sees_operation(row))
+                })
+                .collect()
+            }
+            Touched::Vps(..) | Touched::Host(_) | Touched::Alert(_) => Vec::new(),
+        }
+    }
 }
 
 /// An operation as the caller is shown it.
@@ -113,8 +139,9 @@ pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
     query: Query<OperationList>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    list::answer(app, caller, &query)
+    watch::answer(app, caller, query, &headers)
 }
 
 /// Shows an operation.

@@ -28,8 +28,8 @@ use tracing::{debug, info, warn};
 use crate::api::certificate::InUse;
 use crate::api::refusals::Whole;
 
-/// Connections at once, each up to about 100 KiB: more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 1024;
+/// Connections at once, each up to about 100 KiB: more wait in the kernel's queue. Three quarters may be event streams.
+const CONNECTIONS_MAX: usize = 2048;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 /// All headers of a request together.

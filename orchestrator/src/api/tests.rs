@@ -12,6 +12,7 @@ mod lists;
 mod marks;
 mod permissions;
 mod reference;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +61,7 @@ struct Api {
     store: Arc<dyn Store>,
     images: Arc<ImageFolder>,
     audit: Arc<AuditLog>,
+    history: Arc<History>,
     stop: Supervisor,
     /// A good token, and one that has expired.
     token: String,
@@ -146,13 +148,13 @@ impl Api {
         let app = App::new(
             world.fleet.clone(),
             Arc::clone(&store),
-            history,
+            Arc::clone(&history),
             notifier,
             Arc::clone(&images),
             consoles(&world.fleet, &stop),
             Arc::clone(&audit),
         );
-        Self { world, router: router(app), store, images, audit, stop, token, expired, tokens }
+        Self { world, router: router(app), store, images, audit, history, stop, token, expired, tokens }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {

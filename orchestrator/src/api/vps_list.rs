@@ -12,6 +12,7 @@ use crate::api::list::{
     Chosen, Given, Key, List, Parameter, Part, Place, Rows, SORTED_MAX, Sight, bad_cursor, is_among,
 };
 use crate::api::problem::ApiError;
+use crate::fleet::events::Touched;
 use crate::fleet::rows::VpsRow;
 use crate::fleet::view;
 
@@ -78,6 +79,7 @@ impl List for VpsList {
     ];
     const OF_FLEET: &'static [&'static str] = &["host"];
     const SORTS: &'static [&'static str] = &["id", "name", "created_at"];
+    const IS_WATCHED: bool = true;
 
     fn read(given: &Given) -> Result<Self, ApiError> {
         Ok(Self {
@@ -195,6 +197,28 @@ impl Rows for VpsList {
     fn part(&self, sight: &Sight, part: &Part<VpsId>) -> Result<Chosen<VpsView, VpsId>, ApiError> {
         let host = self.host.as_ref().map(|host| host.id(sight));
         Ok(self.rows(sight, host, part)?.map(|row| shown(sight, row)))
+    }
+
+    fn row(&self, sight: &Sight, id: VpsId) -> Option<VpsView> {
+        let host = self.host.as_ref().map(|host| host.id(sight));
+        let row = sight.state.get::<VpsRow>(&id).filter(|row| self.fits(sight, host, row))?;
+        Some(shown(sight, row))
+    }
+
+    fn id(view: &VpsView) -> VpsId {
+        view.id
+    }
+
+    fn concerned(sight: &Sight, touched: &Touched) -> Vec<VpsId> {
+        match touched {
+            Touched::Vps(id, _) => vec![*id],
+            // Of a VPS whose host is out of sight nothing is known.
+            Touched::Sight(host) => {
+                let all = sight.state.vps_on(*host).filter(|row| sight.caller.sees_vps(row));
+                all.map(|row| row.spec.id).collect()
+            }
+            Touched::Host(_) | Touched::Operation(..) | Touched::Alert(_) => Vec::new(),
+        }
     }
 }
 

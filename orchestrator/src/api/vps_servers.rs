@@ -1,17 +1,17 @@
 //! VPSs: created, shown, switched, deleted, brought back, purged, held. Every change answers with the operation to wait for.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chom_protocol::VpsId;
 use chom_protocol::api::vps_servers::{CreateVps, SetHold, StopVps, VpsAccepted, VpsView};
 use chom_protocol::api::{Page, PageQuery};
 
-use crate::api::list::{self, Query};
+use crate::api::list::Query;
 use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order, RowId, RowKey, Words};
 use crate::api::vps_list::VpsList;
-use crate::api::{App, answer};
+use crate::api::{App, answer, watch};
 use crate::clock;
 use crate::fleet::rows::{VpsNameRow, VpsRow};
 use crate::fleet::state::State as FleetState;
@@ -25,8 +25,9 @@ pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
     query: Query<VpsList>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    list::answer(app, caller, &query)
+    watch::answer(app, caller, query, &headers)
 }
 
 /// The VPS of a path, by its id or its name in the caller's tenant. The gate has judged ids.

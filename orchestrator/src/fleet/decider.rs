@@ -1,13 +1,13 @@
 //! The one task that takes mutations in turn, decides each on the newest state (also not yet durable), and pipelines their
 //! commits. An answer leaves only when its commit is durable and the published state has it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use chom_protocol::HostId;
 use chom_protocol::api::events::Event;
+use chom_protocol::{HostId, UnixMillis};
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::fleet::decision::{Decided, Decision};
 use crate::fleet::error::FleetError;
-use crate::fleet::events::EventRing;
+use crate::fleet::events::{ChangeRing, EventRing, Touched};
 use crate::fleet::state::State;
 use crate::store::record::RecordError;
 use crate::store::{CommitError, EVERYTHING, ReadError, Revision, Store};
@@ -56,12 +56,14 @@ pub(super) trait Mutation: Send {
 pub(super) struct Published {
     pub(super) state: ArcSwap<State>,
     pub(super) events: EventRing,
+    pub(super) changes: ChangeRing,
     hosts: Mutex<BTreeMap<HostId, watch::Sender<Revision>>>,
 }
 
 impl Published {
-    pub(super) fn new(state: State, events: EventRing) -> Self {
-        Self { state: ArcSwap::from_pointee(state), events, hosts: Mutex::default() }
+    pub(super) fn new(state: State, started_at: UnixMillis) -> Self {
+        let (events, changes) = (EventRing::new(started_at), ChangeRing::new(started_at));
+        Self { state: ArcSwap::from_pointee(state), events, changes, hosts: Mutex::default() }
     }
 
     /// Hears when a host's desired state changes, and of nothing else.
@@ -78,9 +80,8 @@ impl Published {
                 sender.send_replace(pending.after.revision);
             }
         }
-        for event in &pending.events {
-            self.events.push(event.clone());
-        }
+        self.changes.push(pending.touched.iter().cloned());
+        self.events.push(pending.events.iter().cloned());
     }
 }
 
@@ -88,6 +89,7 @@ struct Pending {
     after: Arc<State>,
     hosts: Vec<HostId>,
     events: Vec<Event>,
+    touched: BTreeSet<Touched>,
     mutation: Box<dyn Mutation>,
     /// None: nothing to store, only to wait for what was decided before.
     commit: Option<BoxFuture<'static, Result<Revision, CommitError>>>,
@@ -167,14 +169,14 @@ impl Decider {
             mutation.answer(Err(error));
             return;
         }
-        let Decided { after, commit, hosts, events } = match decision.finish() {
+        let Decided { after, commit, hosts, events, touched } = match decision.finish() {
             Ok(decided) => decided,
             Err(error) => return mutation.answer(Err(error)),
         };
         if commit.puts.is_empty() && commit.deletes.is_empty() {
             let (after, commit) = (Arc::clone(&self.ahead), None);
             let hosts = hosts.into_iter().collect();
-            self.pending.push_back(Pending { after, hosts, events, mutation, commit });
+            self.pending.push_back(Pending { after, hosts, events, touched, mutation, commit });
             return;
         }
         if let Err(error) = commit.check() {
@@ -184,7 +186,7 @@ impl Decider {
         self.ahead = Arc::new(after);
         let commit = Some(self.store.commit(commit));
         let (after, hosts) = (Arc::clone(&self.ahead), hosts.into_iter().collect());
-        self.pending.push_back(Pending { after, hosts, events, mutation, commit });
+        self.pending.push_back(Pending { after, hosts, events, touched, mutation, commit });
     }
 
     /// Answers what needs no commit of its own and has nothing before it.

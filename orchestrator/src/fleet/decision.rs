@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::fleet::audit::{self, Actor, Note, Rows};
 use crate::fleet::error::FleetError;
+use crate::fleet::events::Touched;
 use crate::fleet::plans::Pinned;
 use crate::fleet::rows::{HostRow, ObservedVpsRow, VpsRow};
 use crate::fleet::state::{State, Stored, Table};
@@ -45,6 +46,7 @@ pub struct Decision {
     events: Vec<Event>,
     notes: Vec<Note>,
     journal: Vec<HookEvent>,
+    touched: BTreeSet<Touched>,
 }
 
 #[derive(Clone)]
@@ -60,6 +62,7 @@ pub(super) struct Decided {
     pub(super) commit: Commit,
     pub(super) hosts: BTreeSet<HostId>,
     pub(super) events: Vec<Event>,
+    pub(super) touched: BTreeSet<Touched>,
 }
 
 impl Decision {
@@ -79,6 +82,7 @@ impl Decision {
             events: Vec::new(),
             notes: Vec::new(),
             journal: Vec::new(),
+            touched: BTreeSet::new(),
         }
     }
 
@@ -122,6 +126,7 @@ impl Decision {
         let id = row.id();
         let value = record::encode(&row)?;
         let old = R::rows(&self.state).get(&id).cloned();
+        self.touched.extend(row.touched(&self.state));
         self.state.insert(row, self.state.revision);
         self.change::<R>(&id, old, Some(value));
         Ok(())
@@ -130,6 +135,7 @@ impl Decision {
     /// Removes a row.
     pub fn delete<R: Table>(&mut self, id: &R::Id) {
         if let Some(old) = R::rows(&self.state).get(id).cloned() {
+            self.touched.extend(old.row.touched(&self.state));
             self.state.remove::<R>(id);
             self.change::<R>(id, Some(old), None);
         }
@@ -257,6 +263,12 @@ impl Decision {
                 (None, None) => {} // made and removed again
             }
         }
-        Ok(Decided { after: self.state, commit, hosts: self.hosts, events: self.events })
+        Ok(Decided {
+            after: self.state,
+            commit,
+            hosts: self.hosts,
+            events: self.events,
+            touched: self.touched,
+        })
     }
 }

@@ -1,17 +1,21 @@
 //! What time does to the rows: operations meet their deadline, deleted VPSs are purged, answers and tokens are forgotten.
 //! Level-triggered: each pass looks anew and takes a bounded bite.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use chom_protocol::api::events::Event;
 use chom_protocol::{HostId, UnixMillis};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::fleet::events::Touched;
 use crate::fleet::network::rows::FormerAddressRow;
-use crate::fleet::rows::{EnrolmentRow, IdempotencyRow, OperationRow, VpsRow};
+use crate::fleet::rows::{EnrolmentRow, HostRow, IdempotencyRow, OperationRow, VpsRow};
 use crate::fleet::state::{Deadline, State, Table};
 use crate::fleet::{Decision, Fleet, FleetError, operations};
+use crate::health;
 
 /// Seconds between passes: what a deadline may be late by.
 const PASS_SECONDS: u64 = 2;
@@ -33,18 +37,41 @@ const FORMER_ADDRESSES_KEPT_MAX: usize = 200_000;
 const SEEN_STORED_EVERY_SECONDS: u64 = 300;
 
 impl Fleet {
+    /// The hosts that are seen.
+    fn in_sight(&self, now: UnixMillis) -> BTreeSet<HostId> {
+        let limit = self.catalogue().unreachable_after_seconds;
+        let seen = self.observations().snapshot().into_iter();
+        seen.filter(|(_, seen)| health::is_seen(Some(seen), limit, now)).map(|(host, _)| host).collect()
+    }
+
+    /// Tells of hosts that went out of sight or came back since the last look: nothing is stored when they do.
+    fn tell_sight(&self, before: BTreeSet<HostId>, now: UnixMillis) -> BTreeSet<HostId> {
+        let after = self.in_sight(now);
+        let state = self.state();
+        let told = |host: &HostId| {
+            let message = if after.contains(host) { "is seen again" } else { "is not seen any more" };
+            let row = state.get::<HostRow>(host)?;
+            Some(Event::Host { id: *host, name: row.name.clone(), message: message.to_owned() })
+        };
+        self.changes().push(before.symmetric_difference(&after).map(|host| Touched::Sight(*host)));
+        self.events().push(before.symmetric_difference(&after).filter_map(told));
+        after
+    }
+
     /// Keeps the rows until stopped.
     pub async fn keep(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(Duration::from_secs(PASS_SECONDS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen_stored_at = clock::now();
         let mut counted_at = seen_stored_at;
+        let mut in_sight = self.in_sight(seen_stored_at);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {}
             }
             let now = clock::now();
+            in_sight = self.tell_sight(in_sight, now);
             if now.seconds_since(counted_at) >= TRAFFIC_LOOKED_AT_EVERY_SECONDS {
                 counted_at = now;
                 self.count_traffic(now).await;

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::alerts::rows::{AlertRow, GroupRow};
 use crate::fleet::audit::THE_LOG;
+use crate::fleet::events::Touched;
 use crate::fleet::network::rows::{AddressRow, FormerAddressRow, NetworkRow, PoolRow, Scope, TrafficRow};
 use crate::fleet::rows::{
     AuditHeadRow, AuditRow, AuthorityRow, BlobRow, BulkChunkRow, BulkRow, EnrolmentRow, Goal, HostRow,
@@ -63,6 +64,11 @@ pub trait Table: Row + Clone + Sized + 'static {
 
     /// Keeps indexes true when a row changes.
     fn index(_state: &mut State, _old: Option<&Self>, _new: Option<&Self>) {}
+
+    /// What those who watch lists are told when it is written or removed.
+    fn touched(&self, _state: &State) -> Option<Touched> {
+        None
+    }
 }
 
 /// What VPSs on a host hold of it.
@@ -92,7 +98,7 @@ pub enum Deadline {
 }
 
 macro_rules! tables {
-    ($($field:ident: $row:ident, $kind:literal, $schema:literal, $folder:literal, $id:ty, |$this:ident| $of:expr, |$key:ident, $prefix:ident| $place:expr $(, index $index:path)?;)*) => {
+    ($($field:ident: $row:ident, $kind:literal, $schema:literal, $folder:literal, $id:ty, |$this:ident| $of:expr, |$key:ident, $prefix:ident| $place:expr $(, index $index:path)? $(, touches $touched:path)?;)*) => {
         /// Everything that is stored, as of one revision.
         #[derive(Debug, Clone, Default)]
         pub struct State {
@@ -170,6 +176,10 @@ macro_rules! tables {
                 $(fn index(state: &mut State, old: Option<&Self>, new: Option<&Self>) {
                     $index(state, old, new);
                 })?
+
+                $(fn touched(&self, state: &State) -> Option<Touched> {
+                    $touched(state, self)
+                })?
             }
         )*
 
@@ -210,10 +220,10 @@ macro_rules! tables {
 }
 
 tables! {
-    hosts: HostRow, "host", 1, "hosts", HostId, |row| row.id, |id, folder| folder.row(id), index index_host;
+    hosts: HostRow, "host", 1, "hosts", HostId, |row| row.id, |id, folder| folder.row(id), index index_host, touches host;
     enrolments: EnrolmentRow, "enrolment", 1, "enrolments", EnrolmentId, |row| row.id, |id, folder| folder.row(id),
         index index_enrolment;
-    vps: VpsRow, "vps", 1, "vps", VpsId, |row| row.spec.id, |id, folder| folder.row(id), index index_vps;
+    vps: VpsRow, "vps", 1, "vps", VpsId, |row| row.spec.id, |id, folder| folder.row(id), index index_vps, touches vps;
     vps_names: VpsNameRow, "vps-name", 1, "vps-names", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
     networks: NetworkRow, "network", 1, "networks", Name, |row| row.name.clone(), |id, folder| folder.row(id);
@@ -227,7 +237,7 @@ tables! {
     traffic: TrafficRow, "traffic", 1, "traffic", VpsId, |row| row.vps, |id, folder| folder.row(id);
     blobs: BlobRow, "blob", 1, "blobs", Sha256, |row| row.sha256, |id, folder| folder.row(id);
     operations: OperationRow, "operation", 1, "operations", OperationId, |row| row.id, |id, folder| folder.row(id),
-        index index_operation;
+        index index_operation, touches operation;
     bulks: BulkRow, "bulk", 1, "bulks", OperationId, |row| row.id, |id, folder| folder.row(id);
     bulk_chunks: BulkChunkRow, "bulk-chunk", 1, "bulk-chunks", (OperationId, u32), |row| (row.bulk, row.number),
         |id, folder| folder.within(&id.0).row(&u64::from(id.1));
@@ -247,10 +257,11 @@ tables! {
         index index_answer;
     audit: AuditRow, "audit", 1, "audit", u64, |row| row.sequence, |id, folder| folder.row(id);
     audit_heads: AuditHeadRow, "audit-head", 1, "audit-heads", u64, |_row| THE_LOG, |id, folder| folder.row(id);
-    observed: ObservedRow, "observed", 1, "observed", HostId, |row| row.host, |id, folder| folder.row(id);
-    observed_vps: ObservedVpsRow, "observed-vps", 1, "observed-vps", VpsId, |row| row.vps, |id, folder| folder.row(id);
+    observed: ObservedRow, "observed", 1, "observed", HostId, |row| row.host, |id, folder| folder.row(id), touches observed;
+    observed_vps: ObservedVpsRow, "observed-vps", 1, "observed-vps", VpsId, |row| row.vps, |id, folder| folder.row(id),
+        touches observed_vps;
     authorities: AuthorityRow, "authority", 1, "authorities", u64, |row| row.number, |id, folder| folder.row(id);
-    alerts: AlertRow, "alert", 1, "alerts", AlertId, |row| row.id, |id, folder| folder.row(id);
+    alerts: AlertRow, "alert", 1, "alerts", AlertId, |row| row.id, |id, folder| folder.row(id), touches alert;
     alert_groups: GroupRow, "alert-group", 1, "alert-groups", Sha256, |row| row.group.id(), |id, folder| folder.row(id);
     notifications: NotificationRow, "notification", 1, "notifications", NotificationId, |row| row.id, |id, folder| folder.row(id);
     webhooks: WebhookRow, "webhook", 1, "webhooks", WebhookId, |row| row.id, |id, folder| folder.row(id);
@@ -534,4 +545,28 @@ fn index_history(state: &mut State, old: Option<&OperationRow>, new: Option<&Ope
         }
         _ => {}
     }
+}
+
+fn host(_: &State, row: &HostRow) -> Option<Touched> {
+    Some(Touched::Host(row.id))
+}
+
+fn observed(_: &State, row: &ObservedRow) -> Option<Touched> {
+    Some(Touched::Host(row.host))
+}
+
+fn vps(_: &State, row: &VpsRow) -> Option<Touched> {
+    Some(Touched::Vps(row.spec.id, row.spec.tenant.clone()))
+}
+
+fn observed_vps(state: &State, row: &ObservedVpsRow) -> Option<Touched> {
+    state.get::<VpsRow>(&row.vps).and_then(|of| vps(state, of))
+}
+
+fn operation(_: &State, row: &OperationRow) -> Option<Touched> {
+    Some(Touched::Operation(row.id, row.tenant.clone(), row.vps))
+}
+
+fn alert(_: &State, row: &AlertRow) -> Option<Touched> {
+    Some(Touched::Alert(row.id))
 }

@@ -5,6 +5,8 @@ use std::mem::size_of;
 use chom_protocol::sample::{Metric, Point, Sample};
 use chom_protocol::{BootId, UnixMillis, VpsId};
 
+use crate::history::chart::{self, Measured, Steps};
+
 /// What an idle host (about 40 series) may take; such a host keeps some 14 samples, about 3 minutes.
 pub(super) const HOST_BYTES: usize = 8 * 1024;
 /// Samples that every host keeps whatever their size: two make a rate, two more bridge a late one.
@@ -49,6 +51,17 @@ pub struct Reading {
     pub label: Box<str>,
     /// How much.
     pub value: f64,
+}
+
+/// One series as means over steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chart {
+    /// What.
+    pub metric: Metric,
+    /// Device, mount point, interface or mode.
+    pub label: Box<str>,
+    /// The mean of each step; none: unknown.
+    pub means: Vec<Option<f64>>,
 }
 
 /// How full the parts of a host are that can run out, as shares from 0 to 1. None: it was not in the sample.
@@ -205,6 +218,29 @@ impl HostHistory {
         let is = |series: &Series| series.metric == metric && series.vps == vps && *series.label == *label;
         let Some(place) = self.table.iter().position(is) else { return Vec::new() };
         self.rows.iter().filter_map(|row| Some((row.at, row.value(place)?))).collect()
+    }
+
+    /// As charts: the series of a VPS, or of the host itself, in order of metric and label.
+    pub(super) fn charts(
+        &self,
+        vps: Option<VpsId>,
+        metrics: &[Metric],
+        steps: Steps,
+        gap_millis: u64,
+    ) -> Vec<Chart> {
+        let wanted =
+            |series: &Series| series.vps == vps && (metrics.is_empty() || metrics.contains(&series.metric));
+        let mut found: Vec<(usize, &Series)> =
+            self.table.iter().enumerate().filter(|(_, series)| wanted(series)).collect();
+        found.sort_unstable_by_key(|(_, series)| *series);
+        let chart = |(place, series): (usize, &Series)| {
+            let measured =
+                |row: &Row| Some(Measured { at: row.at, boot: row.boot, value: row.value(place)? });
+            let measured: Vec<Measured> = self.rows.iter().filter_map(measured).collect();
+            let means = chart::means(series.metric.kind(), &measured, steps, gap_millis);
+            Chart { metric: series.metric, label: series.label.clone(), means }
+        };
+        found.into_iter().map(chart).collect()
     }
 
     pub(super) fn usage(&self, now: UnixMillis, stale_seconds: u64) -> Usage {

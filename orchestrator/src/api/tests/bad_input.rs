@@ -276,7 +276,7 @@ async fn a_page_that_cannot_be_given_is_refused() {
     "#]]
     .assert_eq(&rendered(&api.get("/api/hosts?limit=0").await));
     expect![[r#"
-        400 /problems/malformed: lists know no parameter `offset`; they take `limit`, `fields`, `region`, `state`, `cordoned`, `label`, `q`, `sort` and `cursor`
+        400 /problems/malformed: lists know no parameter `offset`; they take `limit`, `fields`, `region`, `state`, `cordoned`, `label`, `q`, `sort`, `watch` and `cursor`
           at offset
     "#]]
     .assert_eq(&rendered(&api.get("/api/hosts?offset=3").await));

@@ -29,6 +29,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/hosts
         GET /api/hosts/{host}
         GET /api/hosts/{host}/ledger
+        GET /api/hosts/{host}/metrics
         GET /api/images
         GET /api/images/{image}
         GET /api/images/{image}/prefetch
@@ -49,6 +50,7 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/vps-servers
         GET /api/vps-servers/{vps}
         GET /api/vps-servers/{vps}/console
+        GET /api/vps-servers/{vps}/metrics
         GET /api/vps-servers/{vps}/network
         GET /api/vps-servers/{vps}/snapshots
         GET /api/vps-servers/{vps}/vnc
