@@ -225,15 +225,24 @@ impl Orchestrator {
     /// Runs chomctl as its administrator.
     #[must_use]
     pub fn chomctl(&self, words: &[&str]) -> Said {
-        let chomctl = program("chomctl");
-        let ca = self.state().join("ca.pem");
-        let environment = [
+        run(Path::new("env"), self.chomctl_words(words))
+    }
+
+    /// Starts chomctl as its administrator, to run until it is dropped; what it prints goes to the end of `log`.
+    #[must_use]
+    pub fn chomctl_that_stays(&self, words: &[&str], log: &Path) -> Process {
+        Process::start(Path::new("env"), self.chomctl_words(words), log)
+    }
+
+    fn chomctl_words(&self, words: &[&str]) -> Vec<String> {
+        let (chomctl, ca) = (program("chomctl"), self.state().join("ca.pem"));
+        let before = [
             format!("CHOM_SERVER={}", self.api.server),
             format!("CHOM_TOKEN={}", self.api.token),
             format!("CHOM_CA_FILE={}", ca.display()),
+            chomctl.display().to_string(),
         ];
-        let before = environment.iter().map(String::as_str).chain([chomctl.to_str().unwrap()]);
-        run(Path::new("env"), before.chain(words.iter().copied()))
+        before.into_iter().chain(words.iter().map(|word| (*word).to_owned())).collect()
     }
 
     /// Exports the store of an orchestrator that is down, and gives the file.

@@ -111,8 +111,9 @@ pub(super) async fn load(store: &dyn Store) -> Result<State, LoadError> {
     let (revision, records) = store.list(&EVERYTHING).await?;
     let mut state = State::default();
     let mut outdated = Vec::new();
-    for record in &records {
-        outdated.extend(state.load(record)?.map(|(key, value)| (key, value, record.mod_revision)));
+    // Each text goes as soon as its row is made: all of them beside all rows would be twice the memory.
+    for record in records {
+        outdated.extend(state.load(&record)?.map(|(key, value)| (key, value, record.mod_revision)));
     }
     state.revision = revision;
     if state.meta.is_none() {

@@ -21,3 +21,4 @@ mod outage;
 mod partition;
 mod restored;
 mod webhooks;
+mod watched;
