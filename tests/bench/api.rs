@@ -9,12 +9,12 @@ use chom_tests::seed::Chance;
 
 use crate::bare::BODY_FILE;
 use crate::client::Target as Api;
+use crate::floor;
 use crate::measure::{self, Times};
 use crate::role::Role;
 use crate::seed::{self, TENANTS};
 use crate::table::{Line, Target};
 use crate::world::{Shape, World};
-use crate::{floor, seed as fleet};
 
 const HOSTS: usize = 10_000;
 const VPS_PER_HOST: usize = 20;
@@ -44,7 +44,7 @@ pub(crate) fn measure() -> Vec<Line> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut world = World::new(&shape);
     let began = Instant::now();
-    runtime.block_on(fleet::fill(&world, hosts, VPS_PER_HOST));
+    runtime.block_on(seed::fill(&world, hosts, VPS_PER_HOST));
     runtime.block_on(floor::prepare(&world));
     let of = format!("{hosts} hosts, {} VPSs", hosts * VPS_PER_HOST);
     println!("filled with {of} in {:.1} s", began.elapsed().as_secs_f64());
@@ -152,7 +152,7 @@ fn shows(world: &World) -> Vec<Line> {
     let body = world.client().call("GET", &path, None).unwrap().body;
     std::fs::write(world.folder().join(BODY_FILE), &body).unwrap();
     let _ = SHOWN.set(path);
-    let shown = |_| SHOWN.get().unwrap().clone();
+    let shown = |_: u64| SHOWN.get().unwrap().clone();
     let (times, rate) = asked(&world.target(), shown);
     let (role, address) = Role::start("bare", &[world.folder().to_str().unwrap()]);
     let bare = Api::new(address.parse().unwrap(), &world.folder().join("state/ca.pem"), "none").unwrap();
