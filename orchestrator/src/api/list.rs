@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::Hash;
 use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -413,7 +412,7 @@ impl Sight {
 /// A list of rows that the store has: by parts, and row by row.
 pub(super) trait Rows: List + Sync + 'static {
     /// What its rows are named by.
-    type Id: Copy + Ord + Hash + FromStr + fmt::Display + Send + Sync + 'static;
+    type Id: Copy + Ord + FromStr + fmt::Display + Send + Sync + 'static;
     /// How they are shown.
     type View: Serialize + Send;
 

@@ -1,7 +1,7 @@
 //! Lists that are watched: first their rows, then `synced`, then each row as it changes, comes in or leaves. Fed by the ring of
 //! changed rows, so that nothing is asked for twice and nobody is waited for.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use axum::body::Bytes;
@@ -19,7 +19,7 @@ use crate::api::stream::{self, Feed};
 use crate::fleet::Caller;
 use crate::fleet::events::{Entry, EventId, Touched};
 
-/// Rows that one watch follows: their ids are kept, 16 bytes each and as much again.
+/// Rows that one watch follows: their ids are kept, some 30 bytes each.
 const WATCHED_ROWS_MAX: usize = 20_000;
 /// Rows written at once while it begins: about 100 KiB.
 const ROWS_PER_WRITE_MAX: usize = 100;
@@ -55,7 +55,7 @@ fn open<L: Rows>(
             None => (app.fleet.changes().end(), Stage::Listing(first.clone())),
         };
         let was_away_until = last.map_or(0, |_| app.fleet.changes().end().sequence);
-        Watch { app, caller, query, first, next, stage, known: HashSet::new(), was_away_until }
+        Watch { app, caller, query, first, next, stage, known: BTreeSet::new(), was_away_until }
     })
 }
 
@@ -81,7 +81,7 @@ struct Watch<L: Rows> {
     next: EventId,
     stage: Stage<L::Id>,
     /// The rows that the reader has.
-    known: HashSet<L::Id>,
+    known: BTreeSet<L::Id>,
     /// Before this entry the reader was away, and may have rows that are not among them any more.
     was_away_until: u64,
 }
