@@ -36,6 +36,9 @@ const STACK_BYTES: usize = 256 * 1024;
 /// A change that a stream does not have by then ends the bench.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The path of a request, by a number that is never the same for long.
+type PathOf = fn(u64) -> String;
+
 /// All rows.
 pub(crate) fn measure() -> Vec<Line> {
     let hosts = std::env::var("CHOM_BENCH_HOSTS").map_or(HOSTS, |text| text.parse().unwrap());
@@ -86,7 +89,7 @@ pub(crate) fn measure() -> Vec<Line> {
 fn lists(world: &World, when: &str) -> f64 {
     let judged =
         |n: u64| format!("/api/vps-servers?tenant=tenant-{}&region=us-east&limit=100", n % TENANTS as u64);
-    let shown: [(&str, fn(u64) -> String); 3] = [
+    let shown: [(&str, PathOf); 3] = [
         ("in a state", |_| "/api/vps-servers?state=running&limit=100".to_owned()),
         ("newest first in a region", |_| {
             "/api/vps-servers?region=us-east&sort=-created_at&limit=100".to_owned()
@@ -95,7 +98,7 @@ fn lists(world: &World, when: &str) -> f64 {
             format!("/api/vps-servers?tenant=tenant-{}&q={}&limit=100", n % TENANTS as u64, n % 10)
         }),
     ];
-    let p99 = |what: &str, path: fn(u64) -> String| {
+    let p99 = |what: &str, path: PathOf| {
         let times = asked(&world.target(), path).0;
         let (p50, p99) = (times.percentile_ms(50.0), times.percentile_ms(99.0));
         println!("  list, {what}, {when}: {} answers, p50 {p50:.1} ms, p99 {p99:.1} ms", times.count());
@@ -108,7 +111,7 @@ fn lists(world: &World, when: &str) -> f64 {
 }
 
 /// How long answers took, and how many came each second.
-fn asked(api: &Api, path: fn(u64) -> String) -> (Times, f64) {
+fn asked(api: &Api, path: PathOf) -> (Times, f64) {
     let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let clients: Vec<_> = (0..CLIENTS as u64)
         .map(|number| {
