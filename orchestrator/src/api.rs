@@ -13,12 +13,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::audit::AuditLog;
+use crate::config::LimitSettings;
 use crate::console::Consoles;
 use crate::fleet::Fleet;
 use crate::history::History;
 use crate::images::ImageFolder;
 use crate::notify::Notifier;
 use crate::notify::webhook::Courier;
+use crate::password::Passwords;
 use crate::prometheus::HttpMetrics;
 use crate::store::Store;
 use crate::usage::Accountant;
@@ -41,6 +43,7 @@ mod fields;
 mod host_list;
 mod hosts;
 mod images;
+mod limits;
 mod list;
 mod metrics;
 mod networks;
@@ -52,6 +55,7 @@ mod refusals;
 mod refused;
 mod request;
 mod server;
+mod sign_in;
 mod smtp;
 mod snapshots;
 mod ssh_keys;
@@ -60,6 +64,7 @@ mod system;
 mod tenants;
 mod tokens;
 mod usage;
+mod users;
 mod vps_changes;
 mod vps_list;
 mod vps_network;
@@ -92,6 +97,8 @@ pub struct App {
     streams: stream::Streams,
     seal: Arc<stream::Seal>,
     bodies: Arc<Semaphore>,
+    limits: Arc<limits::Limits>,
+    passwords: Passwords,
     document: Bytes,
     reference: Bytes,
     rules: Arc<auth::Rules>,
@@ -129,6 +136,8 @@ impl App {
             streams: stream::Streams::default(),
             seal: Arc::new(stream::Seal::new()),
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
+            limits: Arc::new(limits::Limits::new(&LimitSettings::default())),
+            passwords: Passwords::default(),
             document: Bytes::new(),
             reference: Bytes::new(),
             rules: Arc::default(),
@@ -137,6 +146,12 @@ impl App {
             audit,
             audit_readers: Arc::new(audit::readers()),
         }
+    }
+
+    /// The same with limits other than the usual ones.
+    #[must_use]
+    pub fn limited(self, settings: &LimitSettings) -> Self {
+        Self { limits: Arc::new(limits::Limits::new(settings)), ..self }
     }
 }
 
@@ -152,7 +167,9 @@ pub fn router(app: App) -> Router {
     let reference = reference::render(&json);
     let app = App { document: document::render(&document), reference, rules, conditions, shapes, ..app };
     let router = router.route_layer(middleware::from_fn_with_state(app.clone(), auth::gate));
-    envelope::around(router.fallback(problem::no_such_path), app)
+    let router = router.fallback(problem::no_such_path);
+    let router = router.layer(middleware::from_fn_with_state(app.clone(), limits::by_address));
+    envelope::around(router, app)
 }
 
 /// The OpenAPI description of every route.
@@ -200,6 +217,16 @@ fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(tenants::set_external_id))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::show, users::delete))
+        .routes(routes!(users::set_role))
+        .routes(routes!(users::set_password))
+        .routes(routes!(users::disable))
+        .routes(routes!(users::enable))
+        .routes(routes!(sign_in::begin))
+        .routes(routes!(sign_in::end))
+        .routes(routes!(sign_in::who))
+        .routes(routes!(sign_in::change_password))
 }
 
 fn with_hosts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {

@@ -72,6 +72,9 @@ pub struct Config {
     /// The agents' connections.
     #[serde(default)]
     pub link: LinkSettings,
+    /// How much callers of the API may ask.
+    #[serde(default)]
+    pub limits: LimitSettings,
     /// How agents should behave.
     #[serde(default)]
     pub agent: AgentTimes,
@@ -116,6 +119,38 @@ pub struct LinkSettings {
 impl Default for LinkSettings {
     fn default() -> Self {
         Self { idle_timeout_seconds: 60 }
+    }
+}
+
+/// How much callers of the API may ask; what is too much is answered with 429 and when to come again.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Requests of one token on end. Of what this machine can answer a small part, and more than any page or script needs.
+    pub token_requests_per_second: u32,
+    /// And at once.
+    pub token_burst: u32,
+    /// Requests from one address on end, whatever they show; an office or a proxy has many tokens. This machine's own
+    /// addresses are not counted.
+    pub address_requests_per_second: u32,
+    /// And at once.
+    pub address_burst: u32,
+    /// Wrong passwords after which nobody can sign in with a name.
+    pub sign_in_failures_max: u32,
+    /// For so long.
+    pub sign_in_lock_seconds: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            token_requests_per_second: 500,
+            token_burst: 1000,
+            address_requests_per_second: 1000,
+            address_burst: 2000,
+            sign_in_failures_max: 10,
+            sign_in_lock_seconds: 15 * 60,
+        }
     }
 }
 

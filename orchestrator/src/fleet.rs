@@ -54,6 +54,7 @@ mod ssh_keys;
 pub mod state;
 pub mod tenants;
 pub mod tokens;
+pub mod users;
 pub mod view;
 pub mod vps;
 mod vps_plan;
@@ -131,6 +132,12 @@ impl Caller {
     /// Whether a webhook is there for it.
     #[must_use]
     pub fn sees_webhook(&self, row: &WebhookRow) -> bool {
+        self.tenant.is_none() || self.tenant == row.tenant
+    }
+
+    /// Whether a user is there for it.
+    #[must_use]
+    pub fn sees_user(&self, row: &users::rows::UserRow) -> bool {
         self.tenant.is_none() || self.tenant == row.tenant
     }
 
@@ -420,6 +427,16 @@ impl Fleet {
             .await;
         let (done, _) = outcome.map_err(for_caller)?;
         Ok(done)
+    }
+}
+
+impl Fleet {
+    /// Whether the answer to a request is kept, so that it would be given again and nothing be done.
+    #[must_use]
+    pub fn is_answered(&self, caller: &Caller, mark: &RequestMark, now: UnixMillis) -> bool {
+        let id = |key: &str| Sha256::of(format!("{} {key}", caller.token).as_bytes());
+        let row = mark.idempotency.as_ref().map(|(key, _)| id(key));
+        row.is_some_and(|id| self.state().get::<IdempotencyRow>(&id).is_some_and(|row| row.expires_at > now))
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use chom_certs::Fingerprint;
 use chom_protocol::api::tokens::Role;
-use chom_protocol::{Name, TokenId};
+use chom_protocol::api::users::Password;
+use chom_protocol::{Name, TokenId, UserName};
 use uuid::Uuid;
 
 use crate::clock;
@@ -149,8 +150,8 @@ pub enum AdminError {
     /// The store.
     #[error("cannot open the store; stop the orchestrator first (`systemctl stop chom-orchestrator`)")]
     Open(#[from] OpenError),
-    /// The token.
-    #[error("no token was made")]
+    /// The token, or the password.
+    #[error("nothing was reset")]
     Reset(#[from] tokens::ResetError),
 }
 
@@ -161,6 +162,19 @@ pub enum AdminError {
 pub async fn reset_admin(config: &Config) -> Result<String, AdminError> {
     let store = sled::open(&crate::export::options(config))?;
     Ok(tokens::reset_admin(store.as_ref(), clock::now()).await?)
+}
+
+/// Gives a user a new password in a store that is not in use, and lets it sign in again.
+///
+/// # Errors
+/// When it is in use, or there is no such user.
+pub async fn reset_user(
+    config: &Config,
+    tenant: Option<&Name>,
+    user: &UserName,
+) -> Result<Password, AdminError> {
+    let store = sled::open(&crate::export::options(config))?;
+    Ok(tokens::reset_user(store.as_ref(), tenant, user, clock::now()).await?)
 }
 
 /// The master key, from systemd or the configured file.

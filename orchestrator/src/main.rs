@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use chom_orchestrator::config::{Config, DEFAULT_PATH};
 use chom_orchestrator::{audit, chain, export, init, run};
+use chom_protocol::{Name, UserName};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -52,8 +53,16 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Admin {
-    /// Makes a new admin's token, which alone goes to standard output, in a store that is not in use. Other tokens stay.
-    Reset,
+    /// Makes a new admin's token, or a user's new password, which alone goes to standard output, in a store that is not in
+    /// use. Other tokens stay; the user's sessions end.
+    Reset {
+        /// Whose password
+        #[arg(long)]
+        user: Option<UserName>,
+        /// The user's tenant; none for a user of the fleet
+        #[arg(long, requires = "user")]
+        tenant: Option<Name>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -87,8 +96,16 @@ fn main() -> ExitCode {
             let folder = folder.unwrap_or_else(|| config.export_directory.clone());
             runtime.block_on(export::export(&config, &folder)).map_err(Into::into)
         }
-        Command::Admin { command: Admin::Reset } => {
-            runtime.block_on(init::reset_admin(&config)).map(|token| println!("{token}")).map_err(Into::into)
+        Command::Admin { command: Admin::Reset { user, tenant } } => {
+            let secret = runtime.block_on(async {
+                match user {
+                    None => init::reset_admin(&config).await,
+                    Some(user) => {
+                        init::reset_user(&config, tenant.as_ref(), &user).await.map(|password| password.0)
+                    }
+                }
+            });
+            secret.map(|secret| println!("{secret}")).map_err(Into::into)
         }
         Command::Audit { command: Audit::Verify } => {
             runtime.block_on(audit::check::verify(&config)).map_err(Into::into)

@@ -52,6 +52,8 @@ pub enum Subject {
     Webhook,
     /// Usage records.
     Usage,
+    /// People who sign in.
+    User,
 }
 
 /// How much.
@@ -77,6 +79,8 @@ pub struct Permission {
 pub enum Needs {
     /// Nothing, not even a token.
     Nothing,
+    /// A token of whatever role: it is about whoever shows it.
+    Token,
     /// A token whose role has this.
     Permission(Permission),
     /// The same, or a ticket that somebody with such a token has got; its handler judges it.
@@ -88,7 +92,7 @@ impl Needs {
     #[must_use]
     pub const fn permission(self) -> Option<Permission> {
         match self {
-            Self::Nothing => None,
+            Self::Nothing | Self::Token => None,
             Self::Permission(permission) | Self::PermissionOrTicket(permission) => Some(permission),
         }
     }
@@ -123,6 +127,7 @@ const ROLES: &[(Subject, &str, [Option<Access>; Role::ALL.len()])] = &[
     (Subject::AuditChain, "audit-chain", [R, R, R, N, N, N]),
     (Subject::Webhook, "webhook", [C, C, R, C, N, N]),
     (Subject::Usage, "usage", [R, R, R, R, R, R]),
+    (Subject::User, "user", [C, R, R, C, N, N]),
 ];
 
 /// What each route needs, by its operation id in the OpenAPI document. A route that is not here is answered with an error.
@@ -155,6 +160,18 @@ const ROUTES: &[(&str, Needs)] = &[
     ("list_tokens", read(Subject::Token)),
     ("create_token", change(Subject::Token)),
     ("revoke_token", change(Subject::Token)),
+    ("sign_in", Needs::Nothing),
+    ("sign_out", Needs::Token),
+    ("who_am_i", Needs::Token),
+    ("change_password", Needs::Token),
+    ("list_users", read(Subject::User)),
+    ("show_user", read(Subject::User)),
+    ("create_user", change(Subject::User)),
+    ("set_user_role", change(Subject::User)),
+    ("set_user_password", change(Subject::User)),
+    ("disable_user", change(Subject::User)),
+    ("enable_user", change(Subject::User)),
+    ("delete_user", change(Subject::User)),
     ("list_hosts", read(Subject::Host)),
     ("show_host", read(Subject::Host)),
     ("host_metrics", read(Subject::Host)),
@@ -282,6 +299,17 @@ pub fn is_of_one_vps(permission: Permission) -> bool {
     matches!(permission.subject, Vps | Snapshot | Operation | Event | Catalogue | Image)
 }
 
+/// What a role may do, of each subject the most; with one VPS alone, what is about that one.
+#[must_use]
+pub fn of_role(role: Role, one_vps: bool) -> Vec<String> {
+    let all = ROLES.iter().flat_map(|(subject, ..)| {
+        let most = [Access::Change, Access::Read].map(|access| Permission { subject: *subject, access });
+        most.into_iter().find(|permission| may(role, *permission))
+    });
+    let all = all.filter(|permission| !one_vps || is_of_one_vps(*permission));
+    all.map(|permission| permission.to_string()).collect()
+}
+
 /// The roles that have a permission.
 #[must_use]
 pub fn roles_with(permission: Permission) -> Vec<Role> {
@@ -358,6 +386,7 @@ mod tests {
         for (id, needs) in ROUTES {
             let needs = match needs {
                 Needs::Nothing => "nothing, not even a token".to_owned(),
+                Needs::Token => "a token of whatever role".to_owned(),
                 Needs::Permission(permission) => format!("`{permission}`"),
                 Needs::PermissionOrTicket(permission) => format!("`{permission}`, or a ticket"),
             };

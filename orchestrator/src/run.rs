@@ -203,7 +203,8 @@ impl Running {
             Arc::clone(&link.images),
             consoles,
             audit,
-        );
+        )
+        .limited(&config.limits);
         let in_use = certificate.in_use();
         let settings = AlertingSettings::of(config);
         let alerting = Alerting::new(fleet.clone(), Arc::clone(history), settings, Some(in_use.clone()));

@@ -21,6 +21,7 @@ pub mod ssh_keys;
 pub mod tenants;
 pub mod tokens;
 pub mod usage;
+pub mod users;
 pub mod vps_servers;
 pub mod watch;
 pub mod webhooks;

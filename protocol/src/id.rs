@@ -110,6 +110,10 @@ id!(
     DeliveryId, "delivery"
 );
 id!(
+    /// One person who signs in with a password.
+    UserId, "user"
+);
+id!(
     /// One boot of a host (`/proc/sys/kernel/random/boot_id`, random(4)).
     BootId, "boot"
 );

@@ -11,10 +11,12 @@ pub mod link;
 pub mod network;
 pub mod sample;
 pub mod units;
+pub mod user_name;
 pub mod vps;
 
 pub use id::{
     AlertId, BootId, DeliveryId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId,
-    PlanId, SnapshotId, TokenId, TunnelId, VpsId, WebhookId,
+    PlanId, SnapshotId, TokenId, TunnelId, UserId, VpsId, WebhookId,
 };
 pub use units::{Bytes, Generation, UnixMillis};
+pub use user_name::UserName;

@@ -39,6 +39,14 @@ impl Row for chom_protocol::api::tenants::TenantView {
     }
 }
 
+impl Row for chom_protocol::api::users::UserView {
+    fn revision(&self) -> Option<u64> {
+        Some(self.revision)
+    }
+}
+
+impl Row for chom_protocol::api::users::SignedIn {}
+impl Row for chom_protocol::api::users::WhoAmI {}
 impl Row for chom_protocol::api::tokens::TokenMade {}
 impl Row for chom_protocol::api::tokens::TokenView {}
 
@@ -143,6 +151,11 @@ impl Row for chom_protocol::api::catalogue::PrefetchChanged {}
 /// The answer to a read of one row.
 pub(super) fn row<T: Row>(view: &T) -> Response {
     write(StatusCode::OK, view)
+}
+
+/// The answer to what makes something new each time, also when the request comes again.
+pub(super) fn made<T: Row>(view: &T) -> Response {
+    write(StatusCode::CREATED, view)
 }
 
 /// The answer to a read of a list.

@@ -19,9 +19,10 @@ use crate::clock;
 use crate::fleet::rows::{OperationRow, TokenRow, VpsRow};
 use crate::fleet::state::State as FleetState;
 use crate::fleet::tokens::{TOKEN_PREFIX, authenticate};
+use crate::fleet::users::rows::UserRow;
 use crate::fleet::{Caller, FleetError, tenants};
 use crate::notify::webhook::rows::WebhookRow;
-use crate::permission::{self, Needs};
+use crate::permission::{self, Needs, Permission};
 
 /// Longest credentials that are looked at; a token has 52 characters.
 const CREDENTIALS_BYTES_MAX: usize = 256;
@@ -63,11 +64,12 @@ async fn judge(app: &App, mut request: Request, next: Next) -> Result<Response, 
         Some(Some(Needs::PermissionOrTicket(_))) if has_ticket(request.uri()) => {
             return Ok(next.run(request).await);
         }
-        Some(Some(Needs::Permission(permission) | Needs::PermissionOrTicket(permission))) => *permission,
+        Some(Some(needs)) => needs.permission(),
         Some(None) => return Err(no_rule()),
     };
     let mut caller = caller(request.headers(), app)?;
     caller.origin = origin(&request)?;
+    app.limits.count_token(caller.token)?;
     app.fleet.note_token_use(caller.token, clock::now());
     if caller.tenant.is_some() {
         // Whose a row is goes before what may be done to it: what is not the caller's does not exist.
@@ -85,6 +87,15 @@ async fn judge(app: &App, mut request: Request, next: Next) -> Result<Response, 
         }
         request = Request::from_parts(parts, body);
     }
+    if let Some(permission) = permission {
+        judge(&caller, permission)?;
+    }
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// Whether a caller's role, and what its token is for, let it do something.
+fn judge(caller: &Caller, permission: Permission) -> Result<(), ApiError> {
     if caller.vps.is_some() && !permission::is_of_one_vps(permission) {
         let detail =
             format!("your token is for one VPS, and this needs the permission `{permission}` besides");
@@ -99,8 +110,7 @@ async fn judge(app: &App, mut request: Request, next: Next) -> Result<Response, 
         );
         return Err(ApiError::new(Kind::Forbidden, detail).at("Authorization"));
     }
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    Ok(())
 }
 
 /// The error of a row in a path that is not there for a caller: the same as for one that is not there at all. Names of SSH
@@ -119,6 +129,10 @@ fn hidden(state: &FleetState, caller: &Caller, kind: &str, text: &str) -> Option
         "webhook" => {
             let row = state.get::<WebhookRow>(&text.parse().ok()?);
             (row.is_some_and(|row| caller.sees_webhook(row)), "webhook")
+        }
+        "user" => {
+            let row = state.get::<UserRow>(&text.parse().ok()?);
+            (row.is_some_and(|row| caller.sees_user(row)), "user")
         }
         "tenant" => (caller.sees_tenant(&text.parse().ok()?), "tenant"),
         _ => return None,

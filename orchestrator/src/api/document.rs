@@ -59,7 +59,9 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
                 .responses
                 .insert("default".to_owned(), RefOr::Ref(Ref::from_response_name(PROBLEM)));
         }
-        for operation in [&mut item.post, &mut item.delete].into_iter().flatten() {
+        let changes = [&mut item.post, &mut item.delete].into_iter().flatten();
+        // Each sign-in is a session of its own, and before it there is nobody whose key it could be.
+        for operation in changes.filter(|operation| operation.operation_id.as_deref() != Some("sign_in")) {
             take_headers(operation);
         }
         for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {

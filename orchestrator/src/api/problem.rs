@@ -1,5 +1,7 @@
 //! Errors as the API answers them: `application/problem+json` (RFC 9457) that says what was wrong, where, and what to do.
 
+use std::time::Duration;
+
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -226,17 +228,29 @@ pub struct ApiError {
     pub(super) kind: Kind,
     detail: String,
     location: Option<String>,
+    /// Seconds after which to come again, where that is known.
+    retry_after: Option<u64>,
 }
+
+/// Seconds after which to come again, where nobody knows.
+const RETRY_AFTER_USUAL: u64 = 2;
 
 impl ApiError {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), location: None }
+        Self { kind, detail: detail.into(), location: None, retry_after: None }
     }
 
     /// Says which part of the request was wrong.
     #[must_use]
     pub(super) fn at(self, location: impl Into<String>) -> Self {
         Self { location: Some(location.into()), ..self }
+    }
+
+    /// Says after how long to come again.
+    #[must_use]
+    pub(super) fn retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { retry_after: Some(seconds.max(1)), ..self }
     }
 
     pub(super) fn into_problem(self) -> Problem {
@@ -280,13 +294,13 @@ impl From<FleetError> for ApiError {
         if kind.status().is_server_error() {
             error!(error = detail, "a request failed");
         }
-        Self { kind, detail, location: error.location().map(str::to_owned) }
+        Self { kind, detail, location: error.location().map(str::to_owned), retry_after: None }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let kind = self.kind;
+        let (kind, retry_after) = (self.kind, self.retry_after.unwrap_or(RETRY_AFTER_USUAL));
         let body = serde_json::to_vec(&self.into_problem()).unwrap_or_default();
         let mut response = (kind.status(), body).into_response();
         let headers = response.headers_mut();
@@ -297,7 +311,7 @@ impl IntoResponse for ApiError {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"chom\""));
             }
             Kind::Unavailable | Kind::TooMany => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
             }
             _ => {}
         }

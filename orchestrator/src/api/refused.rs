@@ -1,9 +1,10 @@
 //! What a request says of itself for the audit trail (where it comes from, why it is made), and the note of one that was
 //! refused: for want of a good token, of a permission, or because the row is another tenant's. Refuses nothing by itself.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
@@ -13,7 +14,6 @@ use chom_protocol::vps::Sha256;
 use crate::api::App;
 use crate::api::problem::{ApiError, Kind, shown};
 use crate::api::request::only;
-use crate::api::server::Peer;
 use crate::fleet::Denial;
 use crate::fleet::audit::Origin;
 use crate::fleet::rows::TokenRow;
@@ -24,12 +24,17 @@ const REASON: HeaderName = HeaderName::from_static(REASON_HEADER);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Foreign;
 
+/// The client's address. Of a socket that takes both, IPv4 peers have mapped addresses (RFC 4291 section 2.5.5.2).
+fn address(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical())
+}
+
 /// Where a request comes from, and why it is made.
 ///
 /// # Errors
 /// When its reason is none.
 pub(super) fn origin(request: &Request) -> Result<Origin, ApiError> {
-    let address = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let address = address(request);
     let reason = only(request.headers(), &REASON)?.map(|bytes| {
         let bad = |what: String| ApiError::new(Kind::Malformed, what).at("X-Chom-Reason");
         let text = std::str::from_utf8(bytes).map_err(|_| bad("the reason is no UTF-8 text".to_owned()))?;
@@ -42,7 +47,7 @@ pub(super) fn origin(request: &Request) -> Result<Origin, ApiError> {
 pub(super) struct Attempt {
     method: Method,
     uri: Uri,
-    peer: Option<Peer>,
+    address: Option<IpAddr>,
     credentials: Option<HeaderValue>,
 }
 
@@ -51,7 +56,7 @@ impl Attempt {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            peer: request.extensions().get::<Peer>().copied(),
+            address: address(request),
             credentials: request.headers().get(AUTHORIZATION).cloned(),
         }
     }
@@ -77,7 +82,7 @@ impl Attempt {
             actor: row.map(|row| row.name.as_str().into()),
             token: row.map(|row| row.id),
             tenant: row.and_then(|row| row.tenant.clone()),
-            address: self.peer.map(|peer| peer.0),
+            address: self.address,
             is_told: !is_foreign,
         });
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use chom_supervise::Supervisor;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -47,10 +47,6 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// Pause after a failed accept: most often file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who a connection is with; each of its requests has it as an extension.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
-
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -79,7 +75,7 @@ pub async fn serve(
             // cancel-safe: a permit that was not taken is given back
             accepted = accept(&listener, &room) => accepted,
         };
-        let (stream, peer, permit) = match accepted {
+        let (stream, address, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "cannot accept a connection to the API");
@@ -88,7 +84,7 @@ pub async fn serve(
             }
         };
         let tls = TlsAcceptor::from(Arc::clone(&certificate.borrow().tls));
-        let connection = connection(stream, peer, tls, router.clone(), tasks.clone());
+        let connection = connection(stream, address, tls, router.clone(), tasks.clone());
         tasks.spawn(async move {
             let _permit = permit;
             connection.await;
@@ -99,16 +95,21 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, Peer, Option<tokio::sync::OwnedSemaphorePermit>)> {
+) -> io::Result<(TcpStream, SocketAddr, Option<tokio::sync::OwnedSemaphorePermit>)> {
     let permit = Arc::clone(room).acquire_owned().await.ok(); // never closed
     let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
     socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(PEER_DEADLINE))?;
-    // Of a socket that takes both, IPv4 peers have mapped addresses (RFC 4291 section 2.5.5.2).
-    Ok((stream, Peer(address.ip().to_canonical()), permit))
+    Ok((stream, address, permit))
 }
 
-async fn connection(stream: TcpStream, peer: Peer, tls: TlsAcceptor, router: Router, tasks: Supervisor) {
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: TlsAcceptor,
+    router: Router,
+    tasks: Supervisor,
+) {
     let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream));
     let stream = tokio::select! {
         () = tasks.stop().cancelled_owned() => return,
@@ -118,7 +119,7 @@ async fn connection(stream: TcpStream, peer: Peer, tls: TlsAcceptor, router: Rou
             Ok(Err(_)) | Err(_) => return,
         },
     };
-    if let Err(error) = serve_requests(stream, peer, router, tasks).await {
+    if let Err(error) = serve_requests(stream, address, router, tasks).await {
         debug!(%error, "a connection to the API ended");
     }
 }
@@ -126,7 +127,7 @@ async fn connection(stream: TcpStream, peer: Peer, tls: TlsAcceptor, router: Rou
 /// Serves until the peer leaves, is idle for too long, or the orchestrator stops.
 async fn serve_requests(
     stream: TlsStream<TcpStream>,
-    peer: Peer,
+    address: SocketAddr,
     router: Router,
     tasks: Supervisor,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -135,8 +136,8 @@ async fn serve_requests(
     let service = {
         let (activity, router) = (activity.clone(), TowerToHyperService::new(router));
         service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
             let held = activity.begin();
+            request.extensions_mut().insert(ConnectInfo(address));
             let answer = router.call(request);
             async move { answer.await.map(|response| response.map(|body| holding(body, held))) }
         })

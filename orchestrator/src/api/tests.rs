@@ -8,11 +8,13 @@ mod events;
 mod https;
 mod images;
 mod isolation;
+mod limits;
 mod lists;
 mod marks;
 mod permissions;
 mod reference;
 mod watch;
+mod users;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -214,7 +216,9 @@ fn every_route() -> Vec<(Method, String)> {
 /// A path of a pattern: with an id that nothing has.
 fn filled(pattern: &str) -> String {
     let id = "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e";
-    ["{host}", "{vps}", "{operation}"].iter().fold(pattern.to_owned(), |path, part| path.replace(part, id))
+    ["{host}", "{vps}", "{operation}", "{user}"]
+        .iter()
+        .fold(pattern.to_owned(), |path, part| path.replace(part, id))
 }
 
 #[tokio::test]
@@ -369,6 +373,9 @@ async fn all_but_health_readiness_and_the_document_needs_a_good_token() {
         let request =
             Request::builder().method(method.clone()).uri(filled(&pattern)).body(Body::empty()).unwrap();
         let answer = api.send(request).await;
+        if pattern == "/api/sign-in" {
+            continue; // its own tests say what it takes
+        }
         let expected = match pattern.as_str() {
             "/healthz" | "/readyz" | "/api/openapi.json" | "/reference" => StatusCode::OK,
             "/problems/{problem}" => StatusCode::NOT_FOUND,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chom_certs::join::ADDRESSES_MAX;
 use chom_protocol::vps::ImageFormat;
 
-use super::{AlertSettings, Config, WebhookSettings, is_address};
+use super::{AlertSettings, Config, LimitSettings, WebhookSettings, is_address};
 
 /// Shortest idle timeout: two keep-alives of the fastest demonstration must fit.
 const IDLE_TIMEOUT_SECONDS_MIN: u32 = 2;
@@ -48,7 +48,7 @@ fn addresses(config: &Config) -> Option<Problem> {
 
 fn times(config: &Config) -> Option<Problem> {
     let at_least = |key, value: u32, least: u32| {
-        (value < least).then(|| (key, format!("{value} is too short; give at least {least}")))
+        (value < least).then(|| (key, format!("{value} is too little; give at least {least}")))
     };
     at_least("retention_days", config.retention_days, 1)
         .or_else(|| at_least("audit_days", config.audit_days, 1))
@@ -62,6 +62,7 @@ fn times(config: &Config) -> Option<Problem> {
         })
         .or_else(|| at_least("agent.report_interval_seconds", config.agent.report_interval_seconds, 1))
         .or_else(|| at_least("agent.reconcile_interval_seconds", config.agent.reconcile_interval_seconds, 1))
+        .or_else(|| limits(config).into_iter().find_map(|(key, value)| at_least(key, value, 1)))
         .or_else(|| at_least("alerts.repeat_interval_seconds", config.alerts.repeat_interval_seconds, 1))
         .or_else(|| at_least("usage.kept_days", config.usage.kept_days, 1))
         .or_else(|| at_least("usage.hour_seconds", config.usage.hour_seconds, 1))
@@ -70,6 +71,26 @@ fn times(config: &Config) -> Option<Problem> {
             let WebhookSettings { retry_first_seconds, retry_longest_seconds, .. } = config.webhooks;
             at_least("webhooks.retry_longest_seconds", retry_longest_seconds, retry_first_seconds)
         })
+}
+
+/// With one of these at nothing, nobody would get in.
+fn limits(config: &Config) -> [(&'static str, u32); 6] {
+    let LimitSettings {
+        token_requests_per_second,
+        token_burst,
+        address_requests_per_second,
+        address_burst,
+        sign_in_failures_max,
+        sign_in_lock_seconds,
+    } = config.limits;
+    [
+        ("limits.token_requests_per_second", token_requests_per_second),
+        ("limits.token_burst", token_burst),
+        ("limits.address_requests_per_second", address_requests_per_second),
+        ("limits.address_burst", address_burst),
+        ("limits.sign_in_failures_max", sign_in_failures_max),
+        ("limits.sign_in_lock_seconds", sign_in_lock_seconds),
+    ]
 }
 
 /// Settings that would make a host that is well look gone.

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::fleet::events::Touched;
 use crate::fleet::network::rows::FormerAddressRow;
-use crate::fleet::rows::{EnrolmentRow, HostRow, IdempotencyRow, OperationRow, VpsRow};
+use crate::fleet::rows::{EnrolmentRow, HostRow, IdempotencyRow, OperationRow, TokenRow, VpsRow};
 use crate::fleet::state::{Deadline, State, Table};
+use crate::fleet::users::rows::SignInLockRow;
 use crate::fleet::{Decision, Fleet, FleetError, operations};
 use crate::health;
 
@@ -136,6 +137,8 @@ struct Due {
     enrolments: Vec<<EnrolmentRow as Table>::Id>,
     operations: Vec<<OperationRow as Table>::Id>,
     former_addresses: Vec<<FormerAddressRow as Table>::Id>,
+    sessions: Vec<<TokenRow as Table>::Id>,
+    locks: Vec<<SignInLockRow as Table>::Id>,
 }
 
 impl Due {
@@ -147,6 +150,8 @@ impl Due {
                 Deadline::Purge(id) => push(&mut due.purge, id),
                 Deadline::Answer(id) => push(&mut due.answers, id),
                 Deadline::Enrolment(id) => push(&mut due.enrolments, id),
+                Deadline::Session(id) => push(&mut due.sessions, id),
+                Deadline::SignInLock(id) => push(&mut due.locks, id),
             }
         }
         let over = state.operations.len().saturating_sub(OPERATIONS_KEPT_MAX);
@@ -169,13 +174,15 @@ impl Due {
     }
 
     fn is_empty(&self) -> bool {
-        let Self { late, purge, answers, enrolments, operations, former_addresses } = self;
+        let Self { late, purge, answers, enrolments, operations, former_addresses, sessions, locks } = self;
         late.is_empty()
             && purge.is_empty()
             && answers.is_empty()
             && enrolments.is_empty()
             && operations.is_empty()
             && former_addresses.is_empty()
+            && sessions.is_empty()
+            && locks.is_empty()
     }
 
     fn carry_out(self, decision: &mut Decision) -> Result<(), FleetError> {
@@ -199,6 +206,12 @@ impl Due {
         }
         for id in self.former_addresses {
             decision.delete::<FormerAddressRow>(&id);
+        }
+        for id in self.sessions {
+            decision.delete::<TokenRow>(&id);
+        }
+        for id in self.locks {
+            decision.delete::<SignInLockRow>(&id);
         }
         Ok(())
     }

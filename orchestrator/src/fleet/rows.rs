@@ -18,7 +18,7 @@ use chom_protocol::vps::{
     Engine, ImageFormat, ImageReference, Power, Sha256, Suspension, SuspensionReason, VpsSpec, VpsStatus,
 };
 use chom_protocol::{
-    Bytes, EnrolmentId, HostId, JobId, Name, OperationId, SnapshotId, TokenId, UnixMillis, VpsId,
+    Bytes, EnrolmentId, HostId, JobId, Name, OperationId, SnapshotId, TokenId, UnixMillis, UserId, VpsId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -446,6 +446,9 @@ pub struct TokenRow {
     pub vps: Option<VpsId>,
     /// When it was last used, a few minutes late.
     pub last_used_at: Option<UnixMillis>,
+    /// Whose session it is; none: an API token that was made for no user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
 }
 
 /// A tenant.

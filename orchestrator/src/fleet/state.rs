@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{
     AlertId, Bytes, EnrolmentId, HostId, JobId, Name, NotificationId, OperationId, SnapshotId, TokenId,
-    UnixMillis, VpsId, WebhookId,
+    UnixMillis, UserId, UserName, VpsId, WebhookId,
 };
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
@@ -21,6 +21,7 @@ use crate::fleet::rows::{
     PrefetchRow, SnapshotRow, SshKeyRow, TenantRow, TokenRow, VpsNameRow, VpsRow,
 };
 use crate::fleet::sessions::EXPIRED_KEPT_SECONDS;
+use crate::fleet::users::rows::{SignInLockRow, UserRow, index_lock, index_user};
 use crate::notify::rows::{NotificationRow, SmtpRow, THE_SERVER};
 use crate::notify::webhook::rows::{DeliveryRow, JournalRow, WebhookRow};
 use crate::store::record::{self, Meta, RecordError, Row};
@@ -95,6 +96,10 @@ pub enum Deadline {
     Answer(Sha256),
     /// The end of a token to enrol with.
     Enrolment(EnrolmentId),
+    /// The end of a session.
+    Session(TokenId),
+    /// The end of a lock of a user's name.
+    SignInLock(Sha256),
 }
 
 macro_rules! tables {
@@ -119,6 +124,10 @@ macro_rules! tables {
             pub vps_by_age: OrdSet<(UnixMillis, VpsId)>,
             /// Tokens by what they hash to.
             pub token_of_hash: OrdMap<Sha256, TokenId>,
+            /// Users by tenant and name.
+            pub user_of_name: OrdMap<(Option<Name>, UserName), UserId>,
+            /// The sessions of each user, oldest first.
+            pub sessions_of_user: OrdMap<UserId, OrdSet<TokenId>>,
             /// What they hold.
             pub held: OrdMap<HostId, Held>,
             /// On which hosts VPSs of an anti-affinity group stand, and how many: by tenant, group and host.
@@ -252,6 +261,9 @@ tables! {
     ssh_keys: SshKeyRow, "ssh-key", 1, "ssh-keys", (Name, Name), |row| (row.tenant.clone(), row.name.clone()),
         |id, folder| folder.within(&id.0).row(&id.1);
     tokens: TokenRow, "token", 1, "tokens", TokenId, |row| row.id, |id, folder| folder.row(id), index index_token;
+    users: UserRow, "user", 1, "users", UserId, |row| row.id, |id, folder| folder.row(id), index index_user;
+    sign_in_locks: SignInLockRow, "sign-in-lock", 1, "sign-in-locks", Sha256, |row| row.id, |id, folder| folder.row(id),
+        index index_lock;
     tenants: TenantRow, "tenant", 1, "tenants", Name, |row| row.name.clone(), |id, folder| folder.row(id);
     idempotency: IdempotencyRow, "idempotency", 1, "idempotency", Sha256, |row| row.id, |id, folder| folder.row(id),
         index index_answer;
@@ -374,7 +386,7 @@ fn index_host(state: &mut State, old: Option<&HostRow>, new: Option<&HostRow>) {
 }
 
 /// Moves a row's deadline.
-fn index_deadline<R>(
+pub(in crate::fleet) fn index_deadline<R>(
     state: &mut State,
     old: Option<&R>,
     new: Option<&R>,
@@ -402,11 +414,25 @@ fn index_answer(state: &mut State, old: Option<&IdempotencyRow>, new: Option<&Id
 }
 
 fn index_token(state: &mut State, old: Option<&TokenRow>, new: Option<&TokenRow>) {
+    index_deadline(state, old, new, |row| {
+        row.expires_at.filter(|_| row.user.is_some()).map(|end| (end, Deadline::Session(row.id)))
+    });
     if let Some(row) = old {
         state.token_of_hash.remove(&row.hash);
+        if let Some(user) = row.user
+            && let Some(ids) = state.sessions_of_user.get_mut(&user)
+        {
+            ids.remove(&row.id);
+            if ids.is_empty() {
+                state.sessions_of_user.remove(&user);
+            }
+        }
     }
     if let Some(row) = new {
         state.token_of_hash.insert(row.hash, row.id);
+        if let Some(user) = row.user {
+            state.sessions_of_user.entry(user).or_default().insert(row.id);
+        }
     }
 }
 

@@ -184,11 +184,12 @@ fn refuse_owner(state: &State, tenant: &Name) -> Result<(), FleetError> {
     let tokens = state.tokens.values().filter(|stored| stored.row.tenant.as_ref() == Some(tenant)).count();
     let webhooks =
         state.webhooks.values().filter(|stored| stored.row.tenant.as_ref() == Some(tenant)).count();
-    if vps + keys + tokens + webhooks == 0 {
+    let users = state.users.values().filter(|stored| stored.row.tenant.as_ref() == Some(tenant)).count();
+    if vps + keys + tokens + webhooks + users == 0 {
         return Ok(());
     }
     Err(FleetError::conflict(format!(
-        "tenant `{tenant}` still has {vps} VPSs (deleted ones that are kept included), {keys} SSH keys, {tokens} tokens and \
+        "tenant `{tenant}` still has {vps} VPSs (deleted ones that are kept included), {keys} SSH keys, {users} users, {tokens} tokens and \
          {webhooks} webhooks; remove them first"
     )))
 }

@@ -1,11 +1,12 @@
 //! API tokens: random, shown once, stored as a hash.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use chom_protocol::api::tokens::{CreateToken, Role, TokenMade, TokenView};
+use chom_protocol::api::users::Password;
 use chom_protocol::vps::Sha256;
-use chom_protocol::{Name, TokenId, UnixMillis, VpsId};
+use chom_protocol::{Name, TokenId, UnixMillis, UserName, VpsId};
 use ring::rand::SecureRandom;
 
 use crate::clock::{parse_rfc3339, rfc3339};
@@ -13,7 +14,10 @@ use crate::fleet::audit::Origin;
 use crate::fleet::decider::{self, LoadError};
 use crate::fleet::rows::{TokenRow, VpsRow};
 use crate::fleet::state::State;
+use crate::fleet::users::rows::UserRow;
+use crate::fleet::users::{self, sign_in};
 use crate::fleet::{Caller, Decision, Done, ErrorKind, Fleet, FleetError, RequestMark, tenants};
+use crate::password::{PasswordError, PasswordHash};
 use crate::store::{CommitError, Store};
 
 /// What every API token begins with, so that leaked ones can be searched for.
@@ -44,8 +48,16 @@ pub fn create(
         tenant: None,
         vps: None,
         last_used_at: None,
+        user: None,
     };
     Ok((text, row))
+}
+
+/// What the token of every session is called; whose it is, its row says.
+#[must_use]
+#[expect(clippy::expect_used, reason = "a literal that a test signs in with")]
+pub(super) fn session_name() -> Name {
+    "session".parse().expect("a legal name")
 }
 
 /// Who holds a token. Found by its hash, so that no comparison tells by its time how much of a guess was right.
@@ -69,8 +81,11 @@ pub fn authenticate(state: &State, token: &str, now: UnixMillis) -> Result<Calle
     if row.expires_at.is_some_and(|end| end <= now) {
         return Err(refused("this API token has expired; ask an admin for a new one"));
     }
+    let Some(name) = sign_in::actor(state, row) else {
+        return Err(refused("the user of this session was disabled or deleted; sign in again as another"));
+    };
     Ok(Caller {
-        name: Arc::from(row.name.as_str()),
+        name,
         token: row.id,
         role: row.role,
         tenant: row.tenant.clone(),
@@ -78,6 +93,11 @@ pub fn authenticate(state: &State, token: &str, now: UnixMillis) -> Result<Calle
         origin: Origin::default(),
     })
 }
+
+/// Random bytes of a password that this program makes.
+const PASSWORD_BYTES: usize = 18;
+/// Who did it, in the audit trail, where somebody stood at the machine.
+const BREAK_GLASS: &str = "break-glass";
 
 /// Most tokens; about 400 bytes each in memory.
 const TOKENS_MAX: usize = 100_000;
@@ -109,16 +129,16 @@ impl Fleet {
         });
         let (expires_at, maker) = (expires_at.transpose()?, caller.clone());
         self.mutate(caller, mark, move |decision, _| {
-            let tenant = tenant_of(decision, &maker, &request)?;
+            if request.vps.is_some() && !request.role.is_of_tenant() {
+                let detail = "a token for one VPS has a role of a tenant: owner, member or viewer";
+                return Err(FleetError::invalid("/role", detail));
+            }
+            let tenant = tenant_for(&decision.state, &maker, request.role, request.tenant.as_ref())?;
             check_vps(&decision.state, tenant.as_ref(), request.vps)?;
             if expires_at.is_some_and(|end| end <= decision.now) {
                 return Err(FleetError::invalid("/expires_at", "this time is over; give one to come"));
             }
-            if decision.state.tokens.len() >= TOKENS_MAX {
-                return Err(FleetError::conflict(format!(
-                    "there are {TOKENS_MAX} tokens; revoke some first"
-                )));
-            }
+            check_room(&decision.state)?;
             let id = TokenId::new(decision.new_id());
             let made = create(request.name, request.role, id, decision.now);
             let (secret, row) =
@@ -126,7 +146,7 @@ impl Fleet {
             let row = TokenRow { expires_at, tenant, vps: request.vps, ..row };
             decision.audit("token.create", id)?;
             decision.put(row.clone())?;
-            Ok(TokenMade { token: view(&row, None), secret })
+            Ok(TokenMade { token: view(&decision.state, &row, None), secret })
         })
         .await
     }
@@ -146,6 +166,9 @@ impl Fleet {
             let row = decision.state.get::<TokenRow>(&token).cloned();
             let row = row.ok_or_else(|| FleetError::not_found("token", token))?;
             decision.delete::<TokenRow>(&token);
+            if row.role == Role::Admin {
+                users::check_admin_left(&decision.state)?;
+            }
             decision.audit("token.revoke", token)?;
             Ok(fleet.token_view(&row))
         })
@@ -156,7 +179,7 @@ impl Fleet {
     #[must_use]
     pub fn token_view(&self, row: &TokenRow) -> TokenView {
         let uses = self.0.token_uses.0.lock().unwrap_or_else(PoisonError::into_inner);
-        view(row, uses.get(&row.id).copied())
+        view(&self.state(), row, uses.get(&row.id).copied())
     }
 
     /// Notes that a token was used. That is stored every few minutes, not with each request.
@@ -186,27 +209,20 @@ impl Fleet {
     }
 }
 
-/// In which tenant the new token opens; none: in the fleet.
-fn tenant_of(decision: &Decision, maker: &Caller, request: &CreateToken) -> Result<Option<Name>, FleetError> {
-    let CreateToken { role, tenant, vps, .. } = request;
+/// In which tenant a new token or user of a role acts; none: in the fleet. Nobody gives more than it has.
+pub(super) fn tenant_for(
+    state: &State,
+    maker: &Caller,
+    role: Role,
+    tenant: Option<&Name>,
+) -> Result<Option<Name>, FleetError> {
     if !role.is_of_tenant() {
-        if maker.tenant.is_some() {
-            return Err(FleetError::invalid(
-                "/role",
-                format!(
-                    "`{role}` is a role for the fleet; the token of a tenant makes owners, members and viewers"
-                ),
-            ));
-        }
-        if tenant.is_some() || vps.is_some() {
-            return Err(FleetError::invalid(
-                "/role",
-                format!(
-                    "`{role}` is a role for the fleet; in a tenant there are owners, members and viewers"
-                ),
-            ));
-        }
-        return Ok(None);
+        let detail = match (&maker.tenant, tenant) {
+            (Some(_), _) => "the token of a tenant makes owners, members and viewers",
+            (None, Some(_)) => "in a tenant there are owners, members and viewers",
+            (None, None) => return Ok(None),
+        };
+        return Err(FleetError::invalid("/role", format!("`{role}` is a role for the fleet; {detail}")));
     }
     let tenant = match (tenant, &maker.tenant) {
         (Some(wanted), Some(own)) if wanted != own => return Err(tenants::unknown(wanted)),
@@ -216,8 +232,16 @@ fn tenant_of(decision: &Decision, maker: &Caller, request: &CreateToken) -> Resu
             return Err(FleetError::invalid("/tenant", format!("say in which tenant it is `{role}`")));
         }
     };
-    tenants::check(&decision.state, tenant)?;
+    tenants::check(state, tenant)?;
     Ok(Some(tenant.clone()))
+}
+
+/// Refuses a token more than there may be.
+pub(super) fn check_room(state: &State) -> Result<(), FleetError> {
+    if state.tokens.len() >= TOKENS_MAX {
+        return Err(FleetError::conflict(format!("there are {TOKENS_MAX} tokens; revoke some first")));
+    }
+    Ok(())
 }
 
 fn check_vps(state: &State, tenant: Option<&Name>, vps: Option<VpsId>) -> Result<(), FleetError> {
@@ -229,33 +253,38 @@ fn check_vps(state: &State, tenant: Option<&Name>, vps: Option<VpsId>) -> Result
     }
 }
 
-fn view(row: &TokenRow, used_at: Option<UnixMillis>) -> TokenView {
+/// How a token is shown.
+pub(super) fn view(state: &State, row: &TokenRow, used_at: Option<UnixMillis>) -> TokenView {
     TokenView {
         id: row.id,
         name: row.name.clone(),
         role: row.role,
         tenant: row.tenant.clone(),
         vps: row.vps,
+        user: row.user.and_then(|id| state.get::<UserRow>(&id)).map(|user| user.name.clone()),
         created_at: rfc3339(row.created_at),
         expires_at: row.expires_at.map(rfc3339),
         last_used_at: used_at.max(row.last_used_at).map(rfc3339),
     }
 }
 
-/// Why no new token was made by whoever stands at the machine.
+/// Why whoever stands at the machine got neither a token nor a password.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
     /// What is stored.
     #[error("cannot read the fleet")]
     Load(#[from] LoadError),
     /// Randomness.
-    #[error("the system gives no random bytes for a token")]
+    #[error("the system gives no random bytes")]
     Random,
+    /// The password.
+    #[error("cannot make a password")]
+    Password(#[from] PasswordError),
     /// The rows.
-    #[error("cannot make the token")]
+    #[error("nothing was changed")]
     Fleet(#[from] FleetError),
     /// The commit.
-    #[error("cannot store the token")]
+    #[error("cannot store it")]
     Commit(#[from] CommitError),
 }
 
@@ -265,12 +294,32 @@ pub enum ResetError {
 /// When there is no fleet in the store, or it takes no commit.
 pub async fn reset_admin(store: &dyn Store, now: UnixMillis) -> Result<String, ResetError> {
     let state = decider::load(store).await?;
-    let mut decision = Decision::begin(&state, now, "break-glass".into());
+    let mut decision = Decision::begin(&state, now, BREAK_GLASS.into());
     let id = TokenId::new(decision.new_id());
-    let name = "break-glass".parse().map_err(|_| ResetError::Random)?;
+    let name = BREAK_GLASS.parse().map_err(|_| ResetError::Random)?;
     let (secret, row) = create(name, Role::Admin, id, now).map_err(|_| ResetError::Random)?;
     decision.audit("token.break-glass", id)?;
     decision.put(row)?;
     store.commit(decision.finish()?.commit).await?;
     Ok(secret)
+}
+
+/// Gives a user a new password in such a store, and lets it sign in again.
+///
+/// # Errors
+/// When there is no such user, or the store takes no commit.
+pub async fn reset_user(
+    store: &dyn Store,
+    tenant: Option<&Name>,
+    user: &UserName,
+    now: UnixMillis,
+) -> Result<Password, ResetError> {
+    let state = decider::load(store).await?;
+    let mut decision = Decision::begin(&state, now, BREAK_GLASS.into());
+    let mut bytes = [0; PASSWORD_BYTES];
+    ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| ResetError::Random)?;
+    let password = Password(data_encoding::BASE64URL_NOPAD.encode(&bytes));
+    users::reset(&mut decision, tenant, user, PasswordHash::of(&password)?)?;
+    store.commit(decision.finish().commit).await?;
+    Ok(password)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{
     AlertId, BootId, EnrolmentId, HostId, InstanceId, JobId, Name, NotificationId, OperationId, SnapshotId,
-    TokenId, VpsId, WebhookId,
+    TokenId, UserId, VpsId, WebhookId,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -168,6 +168,7 @@ parts!(
     OperationId,
     SnapshotId,
     TokenId,
+    UserId,
     VpsId,
     WebhookId,
     Name,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Name, TokenId, VpsId};
+use crate::user_name::UserName;
 
 /// What its holder may do; `docs/permissions.md` has the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,6 +83,9 @@ pub struct TokenView {
     pub tenant: Option<Name>,
     /// With which VPS alone.
     pub vps: Option<VpsId>,
+    /// Whose session it is; none: it was made for no user.
+    #[serde(default)]
+    pub user: Option<UserName>,
     /// When it was made, RFC 3339.
     pub created_at: String,
     /// When it ends, RFC 3339.

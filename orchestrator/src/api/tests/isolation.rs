@@ -14,6 +14,7 @@ struct Rows {
     operation: String,
     token: String,
     webhook: String,
+    user: String,
 }
 
 impl Rows {
@@ -24,6 +25,10 @@ impl Rows {
         let body = format!(r#"{{"name":"{tenant}-token","role":"owner","tenant":"{tenant}"}}"#);
         let made = api.post("/api/tokens", body).await.json();
         let secret = made["secret"].as_str().unwrap();
+        let body = format!(
+            r#"{{"name":"someone@{tenant}","role":"member","tenant":"{tenant}","password":"no password of {tenant}"}}"#
+        );
+        let user = api.post("/api/users", body).await.json();
         let key =
             format!(r#"{{"name":"{tenant}-key","key":"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 you@{tenant}"}}"#);
         let added = with(api, secret, Method::POST, "/api/ssh-keys", &key).await;
@@ -44,6 +49,7 @@ impl Rows {
             vps: text(&accepted["vps"]["id"]),
             operation: text(&accepted["operation"]["id"]),
             token: text(&made["token"]["id"]),
+            user: text(&user["id"]),
         }
     }
 
@@ -55,7 +61,8 @@ impl Rows {
             vps: id.clone(),
             operation: id.clone(),
             webhook: id.clone(),
-            token: id,
+            token: id.clone(),
+            user: id,
         }
     }
 
@@ -67,6 +74,7 @@ impl Rows {
             ("{operation}", &self.operation),
             ("{token}", &self.token),
             ("{webhook}", &self.webhook),
+            ("{user}", &self.user),
             ("{tenant}", &self.tenant),
             ("{key}", &key),
             ("{snapshot}", "0190f6d2-8f3e-7cc0-9d4c-1f2a3b4c5d6e"),
@@ -82,7 +90,7 @@ impl Rows {
     fn without_what_was_asked(&self, answer: &Answer) -> String {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let key = format!("{}-key", self.tenant);
-        [&self.vps, &self.operation, &self.token, &self.webhook, &key, &self.tenant]
+        [&self.vps, &self.operation, &self.token, &self.webhook, &self.user, &key, &self.tenant]
             .into_iter()
             .fold(text, |text, asked| text.replace(asked.as_str(), "ASKED"))
     }
@@ -104,7 +112,7 @@ async fn with(api: &Api, token: &str, method: Method, path: &str, body: &str) ->
 
 /// Whether a path names a row that somebody owns.
 fn names_a_row(pattern: &str) -> bool {
-    ["{vps}", "{operation}", "{token}", "{webhook}", "{tenant}"].iter().any(|part| pattern.contains(part))
+    ["{vps}", "{operation}", "{token}", "{webhook}", "{user}", "{tenant}"].iter().any(|part| pattern.contains(part))
 }
 
 /// All that is stored of a tenant.
@@ -189,6 +197,8 @@ async fn names_lists_and_bodies_lead_to_nothing_foreign() {
         ),
         ("/api/tokens", &format!(r#"{{"name":"a","role":"viewer","vps":"{}"}}"#, foreign.vps)),
         ("/api/tokens", r#"{"name":"a","role":"admin"}"#),
+        ("/api/users", r#"{"name":"a","role":"viewer","tenant":"foreign","password":"twelve letters"}"#),
+        ("/api/users", r#"{"name":"a","role":"admin","password":"twelve letters"}"#),
     ] {
         let theirs = with(&api, token, Method::POST, path, body).await;
         assert_eq!(theirs.status, StatusCode::UNPROCESSABLE_ENTITY, "{path} {body}: {theirs:?}");

@@ -37,6 +37,7 @@ fn the_document_says_of_every_operation_who_may_call_it() {
                 assert_eq!(operation["x-permission"], permission.to_string());
                 assert!(operation["x-roles"].as_array().unwrap().contains(&"admin".into()), "{id}");
             }
+            Some(Needs::Token) => assert_eq!(operation["x-permission"], Value::Null, "{id}"),
             Some(Needs::Nothing) => assert_eq!(operation["security"], serde_json::json!([{}]), "{id}"),
             None => panic!("{id}"),
         }

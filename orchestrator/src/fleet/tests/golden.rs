@@ -13,7 +13,7 @@ use chom_protocol::api::tenants::Quota;
 use chom_protocol::api::tokens::Role;
 use chom_protocol::api::webhooks::{CreateWebhook, UpdateWebhook, WebhookKind};
 use chom_protocol::network::Traffic;
-use chom_protocol::{AlertId, DeliveryId, NotificationId};
+use chom_protocol::{AlertId, DeliveryId, NotificationId, UserId};
 
 use super::*;
 use crate::alerts::rows::{AlertRow, Group, GroupRow, Rule, Subject};
@@ -24,6 +24,7 @@ use crate::fleet::rows::{
 };
 use crate::fleet::state::State;
 use crate::fleet::tokens;
+use crate::fleet::users::rows::{SignInLockRow, UserRow, sign_in_id};
 use crate::notify::rows::{Delivery, NotificationRow, SmtpRow};
 use crate::notify::webhook::rows::{Attempt, Content, DeliveryRow, HookEvent, JournalRow};
 use crate::store::{Key, Record, Revision};
@@ -126,6 +127,21 @@ pub(crate) async fn full() -> World {
             external_id,
             created_at: at,
             deleted_at: Some(at),
+        })?;
+        let (user, anna) = (UserId::new(decision.new_id()), "anna@example.com".parse().unwrap());
+        let (salt, hash) = ("c29tZXNhbHQ", "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc");
+        let password = format!("\"$argon2id$v=19$m=19456,t=2,p=1${salt}${hash}\"");
+        decision.put(SignInLockRow { id: sign_in_id(Some(&name("acme")), &anna), until: at })?;
+        decision.put(UserRow {
+            id: user,
+            name: anna,
+            role: Role::Owner,
+            tenant: Some(name("acme")),
+            password: serde_json::from_str(&password).unwrap(),
+            created_at: at,
+            changed_at: at,
+            disabled_at: Some(at),
+            signed_in_at: Some(at),
         })?;
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 you@example".to_owned();
         decision.put(SshKeyRow { tenant: name("default"), name: name("laptop"), key, created_at: at })?;
