@@ -5,8 +5,8 @@ use clap::{Parser, Subcommand};
 use crate::error::Failure;
 use crate::session::{Session, Shared};
 use crate::{
-    alert, audit, authority, catalogue, events, host, network, notification, operation, shell, smtp, ssh_key,
-    tenant, token, usage, vps, webhook,
+    alert, audit, authority, catalogue, events, host, login, network, notification, operation, shell, smtp,
+    ssh_key, tenant, token, usage, user, vps, webhook,
 };
 
 /// Runs a fleet of VPS hosts from the command line
@@ -32,6 +32,12 @@ enum Command {
     /// Which orchestrator to ask, and with which token
     #[command(subcommand)]
     Context(shell::ContextCommand),
+    /// Signs in with a password; the session is kept in the context
+    Login(login::LoginOptions),
+    /// Ends the session of the context
+    Logout,
+    /// Says whom the context's token stands for, and what it may do
+    Whoami,
     /// Machines that run VPSs
     #[command(subcommand)]
     Host(host::HostCommand),
@@ -74,6 +80,9 @@ enum Command {
     /// What each VPS had in each hour, for billing
     #[command(subcommand)]
     Usage(usage::UsageCommand),
+    /// People who sign in with a password
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// The fleet's CAs
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
@@ -99,6 +108,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let session = Session::new(arguments.shared);
     match arguments.command {
         Command::Context(command) => shell::context(&session, command),
+        Command::Login(options) => login::login(&session, options),
+        Command::Logout => login::logout(&session),
+        Command::Whoami => login::whoami(&session),
         Command::Host(command) => host::run(&session, command),
         Command::Vps(command) => vps::run(&session, command),
         Command::Operation(command) => operation::run(&session, command),
@@ -113,6 +125,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Audit(command) => audit::run(&session, command),
         Command::Webhook(command) => webhook::run(&session, command),
         Command::Usage(command) => usage::run(&session, command),
+        Command::User(command) => user::run(&session, command),
         Command::Authority(command) => authority::run(&session, command),
         Command::Network(command) => network::run(&session, command),
         Command::Address(command) => network::addresses(&session, command),

@@ -45,6 +45,10 @@ pub(crate) enum ContextError {
     NoneChosen { known: String },
     #[error("$CHOM_SERVER is set without $CHOM_TOKEN; the token of a context is not sent to another server")]
     NoToken,
+    #[error("the context `{name}` has no token")]
+    NotSignedIn { name: String },
+    #[error("$CHOM_SERVER or $CHOM_TOKEN is set, so there is no context to keep a session in")]
+    NoPlace,
     #[error("the token {place} is empty, or has characters that no token has")]
     Token { place: String },
     #[error("`{url}` is no server address: {reason}")]
@@ -74,6 +78,10 @@ impl ContextError {
             Self::Unknown { known, .. } => format!("known contexts: {known}"),
             Self::NoneChosen { known } => format!("choose one of {known}: chomctl context use NAME"),
             Self::NoToken => "set CHOM_TOKEN too, or unset CHOM_SERVER".to_owned(),
+            Self::NotSignedIn { .. } => {
+                "sign in with `chomctl login NAME`, or add the context again with --token-file".to_owned()
+            }
+            Self::NoPlace => "unset them, or name a context with --context".to_owned(),
             Self::Token { .. } => "give the token alone, on one line, as the orchestrator printed it".to_owned(),
             Self::Server { .. } => "write it as https://HOST or https://HOST:PORT".to_owned(),
             Self::Insecure { .. } => "use https://; http:// is only for loopback addresses".to_owned(),
@@ -143,7 +151,7 @@ impl Environment {
 pub(crate) struct Target {
     /// Address without a slash at its end.
     pub(crate) server: String,
-    /// Bearer token.
+    /// Bearer token; empty where one is to be got by signing in.
     pub(crate) token: String,
     /// The only CA to trust, where one is given: its file and its PEM text.
     pub(crate) ca: Option<(PathBuf, Vec<u8>)>,
@@ -166,23 +174,79 @@ pub(crate) fn target(environment: &Environment, wanted: Option<&Name>) -> Result
         });
     }
     let folder = environment.folder()?;
-    let config = load(&folder)?;
-    let known = || config.contexts.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
-    let name = match wanted.or(config.current.as_ref()) {
-        Some(name) => name,
-        None => return Err(ContextError::NoneChosen { known: known() }),
-    };
-    let context = config
-        .contexts
-        .get(name)
-        .ok_or_else(|| ContextError::Unknown { name: name.to_string(), known: known() })?;
+    let (name, context) = &find(&folder, wanted)?;
     let token = match &overrides.token {
         Some(token) => token_text(token, "in $CHOM_TOKEN")?,
-        None => read_secret(&folder.join(&context.token_file))?,
+        None => {
+            let kept = read_secret(&folder.join(&context.token_file))?;
+            kept.ok_or_else(|| ContextError::NotSignedIn { name: name.to_string() })?
+        }
     };
     let own_ca = context.ca_file.as_ref().map(|file| folder.join(file));
     let ca = overrides.ca_file.clone().or(own_ca).as_deref().map(read_ca).transpose()?;
     Ok(Target { server: server_address(&context.server)?, token, ca })
+}
+
+fn find(folder: &Path, wanted: Option<&Name>) -> Result<(Name, Context), ContextError> {
+    let mut config = load(folder)?;
+    let known = config.contexts.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
+    let Some(name) = wanted.or(config.current.as_ref()).cloned() else {
+        return Err(ContextError::NoneChosen { known });
+    };
+    match config.contexts.remove(&name) {
+        Some(context) => Ok((name, context)),
+        None => Err(ContextError::Unknown { name: name.to_string(), known }),
+    }
+}
+
+/// Where somebody signs in, and where the token that comes of it is kept.
+pub(crate) struct Place {
+    /// The server; nobody has a token yet.
+    pub(crate) target: Target,
+    token_file: PathBuf,
+}
+
+/// Decides where to sign in. It is a context: a session in the environment would be gone with the shell.
+///
+/// # Errors
+/// As [`target`]; or the environment says with what to ask.
+pub(crate) fn place(environment: &Environment, wanted: Option<&Name>) -> Result<Place, ContextError> {
+    if wanted.is_none() && (environment.server.is_some() || environment.token.is_some()) {
+        return Err(ContextError::NoPlace);
+    }
+    let folder = environment.folder()?;
+    let (_, context) = find(&folder, wanted)?;
+    let own_ca = context.ca_file.as_ref().map(|file| folder.join(file));
+    let overridden = environment.ca_file.clone().filter(|_| wanted.is_none());
+    let ca = overridden.or(own_ca).as_deref().map(read_ca).transpose()?;
+    let target = Target { server: server_address(&context.server)?, token: String::new(), ca };
+    Ok(Place { target, token_file: folder.join(&context.token_file) })
+}
+
+/// Keeps the token of a session in its context.
+///
+/// # Errors
+/// The server gave none, or the file cannot be written.
+pub(crate) fn keep_token(place: &Place, token: &str) -> Result<(), ContextError> {
+    let token = token_text(token, "that the server gave")?;
+    replace(&place.token_file, format!("{token}\n").as_bytes())
+}
+
+/// Forgets the token of a context; the context stays.
+///
+/// # Errors
+/// The file cannot be removed.
+pub(crate) fn drop_token(place: &Place) -> Result<(), ContextError> {
+    remove_file(&place.token_file)
+}
+
+fn remove_file(path: &Path) -> Result<(), ContextError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ContextError::Io { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Adds a context, or replaces the one of that name; the first one becomes the chosen one.
@@ -193,16 +257,20 @@ pub(crate) fn add(
     environment: &Environment,
     name: &Name,
     server: &str,
-    token: &str,
+    token: Option<&str>,
     ca_file: Option<&Path>,
 ) -> Result<Config, ContextError> {
     let server = server_address(server)?;
-    let token = token_text(token, "given")?;
+    let token = token.map(|token| token_text(token, "given")).transpose()?;
     let ca = ca_file.map(read_ca).transpose()?;
     let folder = environment.folder()?;
     let mut config = load(&folder)?;
     let token_file = PathBuf::from("tokens").join(name.as_str());
-    replace(&folder.join(&token_file), format!("{token}\n").as_bytes())?;
+    match token {
+        Some(token) => replace(&folder.join(&token_file), format!("{token}\n").as_bytes())?,
+        // That of a context of the same name was for another server, perhaps.
+        None => remove_file(&folder.join(&token_file))?,
+    }
     // A copy of its own: the file given may be on a stick, or in a folder that is gone tomorrow.
     let ca_copy = match &ca {
         Some((_, pem)) => {
@@ -249,13 +317,7 @@ pub(crate) fn remove(environment: &Environment, name: &Name) -> Result<(), Conte
     }
     save(&folder, &config)?;
     for file in [Some(context.token_file), context.ca_file].into_iter().flatten() {
-        let path = folder.join(file);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(ContextError::Io { action: "remove", path, source });
-            }
-            _ => {}
-        }
+        remove_file(&folder.join(file))?;
     }
     Ok(())
 }
@@ -295,18 +357,18 @@ fn read(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, ContextError> {
     Ok(bytes)
 }
 
-/// A token that chomctl keeps; refused when others may read it.
-fn read_secret(path: &Path) -> Result<String, ContextError> {
-    let metadata = std::fs::metadata(path).map_err(|source| ContextError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
+/// A token that chomctl keeps, if it does; refused when others may read it.
+fn read_secret(path: &Path) -> Result<Option<String>, ContextError> {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ContextError::Io { action: "read", path: path.to_owned(), source }),
+    };
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(ContextError::Exposed { path: path.to_owned(), mode });
     }
-    read_token(path)
+    read_token(path).map(Some)
 }
 
 /// A token from a file that somebody names.

@@ -20,8 +20,8 @@ fn mode(path: &Path) -> u32 {
 fn two_contexts() -> (tempfile::TempDir, Environment) {
     let home = tempfile::tempdir().unwrap();
     let environment = environment(home.path());
-    add(&environment, &name("one"), "https://one.example", "token-1", None).unwrap();
-    add(&environment, &name("two"), "https://two.example:8443/", "token-2\n", None).unwrap();
+    add(&environment, &name("one"), "https://one.example", Some("token-1"), None).unwrap();
+    add(&environment, &name("two"), "https://two.example:8443/", Some("token-2\n"), None).unwrap();
     (home, environment)
 }
 
@@ -130,7 +130,7 @@ fn a_ca_file_must_hold_a_certificate() {
     let (home, environment) = two_contexts();
     let file = home.path().join("ca.pem");
     std::fs::write(&file, "no certificate").unwrap();
-    let error = add(&environment, &name("three"), "https://h", "t", Some(&file)).unwrap_err();
+    let error = add(&environment, &name("three"), "https://h", Some("t"), Some(&file)).unwrap_err();
     assert!(matches!(error, ContextError::NoCertificate { .. }), "{error}");
 }
 
@@ -139,7 +139,7 @@ fn a_config_with_a_mistake_is_named_and_not_replaced() {
     let (home, environment) = two_contexts();
     let file = home.path().join("chom/config.toml");
     std::fs::write(&file, "current = \"one\"\nsevrer = 1\n").unwrap();
-    let error = add(&environment, &name("three"), "https://h", "t", None).unwrap_err();
+    let error = add(&environment, &name("three"), "https://h", Some("t"), None).unwrap_err();
     assert!(matches!(&error, ContextError::Config { path, .. } if *path == file), "{error}");
     assert!(std::fs::read_to_string(&file).unwrap().contains("sevrer"));
 }

@@ -206,6 +206,11 @@ impl Failure {
         matches!(self, Self::Connection { .. } | Self::Silent { .. }) || self.is_retryable()
     }
 
+    /// Whether the server does not take the token.
+    pub(crate) fn is_unauthorised(&self) -> bool {
+        matches!(self, Self::Problem { problem, .. } if problem.status == 401)
+    }
+
     /// Whether the server says that there is no such thing.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Problem { problem, .. } if problem.status == 404)
@@ -226,8 +231,8 @@ impl Failure {
             Self::Tls { problem, trust, .. } => Some(problem.help(trust)),
             Self::Problem { problem, server } => match problem.status {
                 401 => Some(format!(
-                    "{server} does not take this token: give the context a valid one with \
-                     `chomctl context add NAME --server {server} --token-file FILE`"
+                    "{server} does not take this token or password: sign in with `chomctl login NAME`, or give the context \
+                     a valid token with `chomctl context add NAME --server {server} --token-file FILE`"
                 )),
                 403 => Some("use a token that may do this".to_owned()),
                 500..=599 => Some(format!("see the orchestrator's log on {server}")),

@@ -61,6 +61,11 @@ impl Session {
         Client::new(target, self.shared.reason.as_deref())
     }
 
+    /// The context that the command line names.
+    pub(crate) const fn context(&self) -> Option<&Name> {
+        self.shared.context.as_ref()
+    }
+
     /// Whether asking is forbidden.
     pub(crate) const fn no_input(&self) -> bool {
         self.shared.no_input

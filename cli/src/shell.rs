@@ -18,7 +18,7 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// `chomctl context`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContextCommand {
-    /// Adds a context, or replaces the one of that name; the first one is chosen at once
+    /// Adds a context, or replaces the one of that name; the first one is chosen at once. Without a token, `chomctl login` gets one
     Add {
         /// What to call it
         name: Name,
@@ -26,7 +26,7 @@ pub(crate) enum ContextCommand {
         #[arg(long, value_name = "URL")]
         server: String,
         #[command(flatten)]
-        token: TokenSource,
+        token: Option<TokenSource>,
         /// The only CA to trust for this server (PEM); the system's CAs where absent
         #[arg(long, value_name = "FILE")]
         ca_file: Option<PathBuf>,
@@ -47,7 +47,7 @@ pub(crate) enum ContextCommand {
 
 /// Where the token comes from; never from the command line, which other users of the machine can see.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(required = false, multiple = false)]
 pub(crate) struct TokenSource {
     /// Read the API token from this file
     #[arg(long, value_name = "FILE")]
@@ -70,14 +70,19 @@ pub(crate) fn context(session: &Session, command: ContextCommand) -> Result<(), 
     let environment = &session.environment;
     match command {
         ContextCommand::Add { name, server, token, ca_file } => {
-            let token =
-                match token.token_file {
-                    Some(path) => context::read_token(&path)?,
-                    None => read_bounded(std::io::stdin(), TOKEN_BYTES_MAX).map_err(|source| {
-                        Failure::File { what: "the token from", path: "standard input".to_owned(), source }
-                    })?,
-                };
-            let config = context::add(environment, &name, &server, &token, ca_file.as_deref())?;
+            let token = match token {
+                None => None,
+                Some(TokenSource { token_file: Some(path), .. }) => Some(context::read_token(&path)?),
+                Some(TokenSource { token_file: None, .. }) => {
+                    let failed = |source| Failure::File {
+                        what: "the token from",
+                        path: "standard input".to_owned(),
+                        source,
+                    };
+                    Some(read_bounded(std::io::stdin(), TOKEN_BYTES_MAX).map_err(failed)?)
+                }
+            };
+            let config = context::add(environment, &name, &server, token.as_deref(), ca_file.as_deref())?;
             if config.current.as_ref() != Some(&name) {
                 eprint_line(&format!("added; choose it with: chomctl context use {name}"));
             }

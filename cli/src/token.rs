@@ -91,12 +91,13 @@ pub(crate) fn run(session: &Session, command: TokenCommand) -> Result<(), Failur
 }
 
 fn table(all: &[TokenView], view: &View) -> String {
-    let mut table = Table::new(&["ID", "NAME", "ROLE", "TENANT", "ONLY VPS", "USED", "ENDS"]);
+    let mut table = Table::new(&["ID", "NAME", "USER", "ROLE", "TENANT", "ONLY VPS", "USED", "ENDS"]);
     for token in all {
         let used = token.last_used_at.as_ref();
         table.row(vec![
             Cell::from(token.id.to_string()),
             Cell::from(&token.name),
+            Cell::from(token.user.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
             Cell::from(token.role.to_string()),
             Cell::from(token.tenant.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
             Cell::from(token.vps.map_or_else(|| "-".to_owned(), |id| id.to_string())),

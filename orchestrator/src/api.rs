@@ -180,7 +180,7 @@ pub fn document() -> OpenApi {
 
 fn routes() -> OpenApiRouter<App> {
     let router = OpenApiRouter::with_openapi(document::preamble());
-    with_system(with_networks(with_vps(with_hosts(with_catalogue(with_alerts(router))))))
+    with_system(with_networks(with_vps(with_hosts(with_catalogue(with_people(with_alerts(router)))))))
 }
 
 fn with_alerts(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
@@ -211,6 +211,10 @@ fn with_catalogue(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
         .routes(routes!(images::unprefetch))
         .routes(routes!(ssh_keys::list, ssh_keys::add))
         .routes(routes!(ssh_keys::remove))
+}
+
+fn with_people(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::show, tenants::delete))
         .routes(routes!(tenants::set_quota))

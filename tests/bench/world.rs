@@ -342,7 +342,8 @@ fn write_config(folder: &Path, shape: &Shape, api: SocketAddr, link: SocketAddr)
     );
     write!(
         text,
-        "[overcommit]\ncores_per_core = 100\n\n[agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = {}\nstop_grace_seconds = 5\n\n\
+        "[limits]\ntoken_requests_per_second = 1000000\ntoken_burst = 1000000\n\n\
+         [overcommit]\ncores_per_core = 100\n\n[agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = {}\nstop_grace_seconds = 5\n\n\
          [[size]]\nname = \"small\"\ncores = 1\nmemory_mib = 192\ndisk_mib = 256\n\n\
          [[image]]\nname = \"hello\"\nfile = {image:?}\nengine = \"{engine}\"\nformat = \"{format}\"\n\
          minimum_disk_mib = 64\ndefault = true\n",

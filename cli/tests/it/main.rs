@@ -5,6 +5,7 @@
 mod audit;
 mod commands;
 mod itself;
+mod people;
 mod server;
 mod tls;
 
