@@ -48,6 +48,7 @@ mod list;
 mod metrics;
 mod networks;
 mod operations;
+mod paced;
 mod page;
 mod problem;
 mod reference;
@@ -56,6 +57,7 @@ mod refused;
 mod request;
 mod server;
 mod sign_in;
+mod slots;
 mod smtp;
 mod snapshots;
 mod ssh_keys;
@@ -80,6 +82,8 @@ pub use server::{ServeError, serve};
 
 /// Bodies in memory at once, each up to `BODY_BYTES_MAX`: 64 MiB together. More wait for their turn, within the deadline.
 const BODIES_MAX: usize = 256;
+/// The same of those who sign in, whom nobody knows yet: they hold up nobody else.
+const STRANGERS_BODIES_MAX: usize = 32;
 
 /// What handlers work with. Clones are handles to the same.
 #[derive(Clone)]
@@ -97,6 +101,7 @@ pub struct App {
     streams: stream::Streams,
     seal: Arc<stream::Seal>,
     bodies: Arc<Semaphore>,
+    strangers_bodies: Arc<Semaphore>,
     limits: Arc<limits::Limits>,
     passwords: Passwords,
     document: Bytes,
@@ -136,6 +141,7 @@ impl App {
             streams: stream::Streams::default(),
             seal: Arc::new(stream::Seal::new()),
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
+            strangers_bodies: Arc::new(Semaphore::new(STRANGERS_BODIES_MAX)),
             limits: Arc::new(limits::Limits::new(&LimitSettings::default())),
             passwords: Passwords::default(),
             document: Bytes::new(),

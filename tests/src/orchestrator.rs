@@ -57,6 +57,8 @@ pub struct Options {
     pub stop_grace_seconds: u32,
     /// Seconds of an hour of usage.
     pub usage_hour_seconds: u32,
+    /// Wrong passwords after which a name is locked.
+    pub sign_in_failures_max: u32,
 }
 
 impl Default for Options {
@@ -78,6 +80,7 @@ impl Default for Options {
             disk_mib: 64,
             stop_grace_seconds: 2,
             usage_hour_seconds: 3600,
+            sign_in_failures_max: 10,
         }
     }
 }
@@ -383,7 +386,7 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
         "state_directory = {state:?}\nexport_directory = {:?}\nmaster_key = {:?}\n\
          listen_api = \"{address}:{API_PORT}\"\nlisten_link = \"{}\"\npublic_addresses = [\"{address}:{LINK_PORT}\"]\n\
          image_fetch_networks = [\"127.0.0.0/8\"]\nregions = [\"us-east\", \"eu-west\"]\nunreachable_after_seconds = {}\ngrace_seconds = {}\n\n\
-         [link]\nidle_timeout_seconds = {}\n\n\
+         [link]\nidle_timeout_seconds = {}\n\n[limits]\nsign_in_failures_max = {}\n\n\
          [agent]\nreport_interval_seconds = {}\nreconcile_interval_seconds = 2\nstop_grace_seconds = {}\n\n\
          [overcommit]\ncores_per_core = 1000\ndisk_reserved_mib = 0\n\n\
          [webhooks]\nnetworks = [\"127.0.0.0/8\"]\nretry_first_seconds = 1\nretry_longest_seconds = 2\n\n\
@@ -395,6 +398,7 @@ fn write_config(folder: &Path, options: &Options) -> PathBuf {
         options.unreachable_seconds,
         options.grace_seconds,
         options.idle_seconds,
+        options.sign_in_failures_max,
         options.report_seconds,
         options.stop_grace_seconds,
         options.usage_hour_seconds,

@@ -90,8 +90,9 @@ async fn judge(app: &App, mut request: Request, next: Next) -> Result<Response, 
     if let Some(permission) = permission {
         judge(&caller, permission)?;
     }
+    let token = caller.token;
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    app.limits.answered(token, next.run(request).await)
 }
 
 /// Whether a caller's role, and what its token is for, let it do something.

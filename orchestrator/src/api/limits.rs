@@ -2,7 +2,7 @@
 //! that `limits` need not.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
@@ -12,9 +12,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 use chom_protocol::TokenId;
 use chom_protocol::vps::Sha256;
+use hyper::body::Body as _;
 
 use crate::api::App;
 use crate::api::problem::{ApiError, Kind};
+use crate::api::slots::{Slot, Slots};
 use crate::config::LimitSettings;
 use crate::limits::bucket::{Buckets, Rate};
 use crate::limits::party;
@@ -24,6 +26,14 @@ use crate::limits::throttle::{Lock, Throttle};
 const TOKENS_MAX: usize = 10_000;
 /// Addresses, the same.
 const ADDRESSES_MAX: usize = 10_000;
+/// Bodies of requests that one token has on their way: half of all, each up to 256 KiB.
+const BODIES_PER_TOKEN_MAX: usize = 128;
+/// Answers larger than this are counted in memory; there is one buffer of this size for each connection anyway.
+const ANSWER_BYTES_FREE: u64 = 64 * 1024;
+/// Answers that one token has on their way: eight of the largest pages.
+const ANSWER_BYTES_PER_TOKEN_MAX: usize = 32 * 1024 * 1024;
+/// And all tokens together.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Whoever asks these is a load balancer or a watchdog, and must be answered most of all when there is too much.
 const UNCOUNTED: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -33,7 +43,13 @@ pub(super) struct Limits {
     tokens: Mutex<Buckets<TokenId>>,
     addresses: Mutex<Buckets<IpAddr>>,
     sign_ins: Mutex<Throttle>,
+    bodies: Slots<TokenId>,
+    answers: Slots<TokenId>,
 }
+
+/// The memory that an answer takes, for as long as it is not sent: the server keeps it with the body.
+#[derive(Clone)]
+pub(super) struct AnswerMemory(#[expect(dead_code, reason = "is dropped")] Arc<Slot<TokenId>>);
 
 impl Limits {
     /// Nobody has asked anything yet.
@@ -54,6 +70,8 @@ impl Limits {
             tokens: Mutex::new(Buckets::new(of_tokens, TOKENS_MAX)),
             addresses: Mutex::new(Buckets::new(of_addresses, ADDRESSES_MAX)),
             sign_ins: Mutex::new(Throttle::new(lock)),
+            bodies: Slots::new(BODIES_PER_TOKEN_MAX, usize::MAX),
+            answers: Slots::new(ANSWER_BYTES_PER_TOKEN_MAX, ANSWER_BYTES_MAX),
         }
     }
 
@@ -61,6 +79,32 @@ impl Limits {
     pub(super) fn count_token(&self, token: TokenId) -> Result<(), ApiError> {
         let taken = lock(&self.tokens).take(&token, self.now_ms());
         taken.map_err(|wait| too_many("your token has", wait))
+    }
+
+    /// Lets a token send a body, which it holds until that is read.
+    pub(super) fn body(&self, token: TokenId) -> Result<Slot<TokenId>, ApiError> {
+        self.bodies.take(token, 1).map_err(|_| {
+            let detail = format!(
+                "{BODIES_PER_TOKEN_MAX} requests of your token are still sending their bodies; wait for some to end"
+            );
+            ApiError::new(Kind::TooMany, detail)
+        })
+    }
+
+    /// Counts the memory of an answer to a token until it is sent.
+    pub(super) fn answered(&self, token: TokenId, mut response: Response) -> Result<Response, ApiError> {
+        let size = response.body().size_hint().exact().filter(|bytes| *bytes > ANSWER_BYTES_FREE);
+        let Some(bytes) = size else { return Ok(response) };
+        let memory = self.answers.take(token, usize::try_from(bytes).unwrap_or(usize::MAX));
+        let memory = memory.map_err(|full| {
+            let detail = format!(
+                "{} bytes of answers to your token are not read yet (at most {ANSWER_BYTES_PER_TOKEN_MAX}; {} of all tokens, at most {ANSWER_BYTES_MAX}); read them first, or ask for smaller pages",
+                full.own, full.all
+            );
+            ApiError::new(Kind::TooMany, detail)
+        })?;
+        response.extensions_mut().insert(AnswerMemory(Arc::new(memory)));
+        Ok(response)
     }
 
     /// Lets somebody try a password, and counts it as wrong until it is told otherwise.

@@ -21,7 +21,7 @@ use serde_path_to_error::Segment;
 use crate::api::App;
 use crate::api::conditions::{Conditions, IfMatch};
 use crate::api::problem::{ApiError, Kind, shown};
-use crate::fleet::{Planning, RequestMark};
+use crate::fleet::{Caller, Planning, RequestMark};
 use crate::store::Revision;
 
 /// `Idempotency-Key`.
@@ -134,7 +134,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Mutation<T> {
         let (parts, body) = request.into_parts();
         let said = said(app, &parts)?;
         check_media_type(&parts.headers)?;
-        let bytes = read(app, &parts.headers, body).await?;
+        let bytes = read(app, &parts, body).await?;
         Ok(Self { mark: said.mark(&parts, &bytes)?, body: parse(&bytes)? })
     }
 }
@@ -153,7 +153,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Plannable<T> {
         let (parts, body) = request.into_parts();
         let dry_run = dry_run(&parts)?;
         check_media_type(&parts.headers)?;
-        let bytes = read(app, &parts.headers, body).await?;
+        let bytes = read(app, &parts, body).await?;
         let said = Said { conditions: app.conditions.of_request(&parts), wish: Wish::Act };
         Ok(Self { mark: said.mark(&parts, &bytes)?, body: parse(&bytes)?, dry_run })
     }
@@ -185,7 +185,7 @@ impl FromRequest<App> for Order {
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let said = said(app, &parts)?;
-        let bytes = read(app, &parts.headers, body).await?;
+        let bytes = read(app, &parts, body).await?;
         if !bytes.is_empty() {
             check_media_type(&parts.headers)?;
             let Nothing {} = parse(&bytes)?;
@@ -206,7 +206,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Words<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let said = said(app, &parts)?;
-        let bytes = read(app, &parts.headers, body).await?;
+        let bytes = read(app, &parts, body).await?;
         let body = match bytes.is_empty() {
             true => T::default(),
             false => {
@@ -280,14 +280,19 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     })
 }
 
-async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+async fn read(app: &App, parts: &Parts, body: Body) -> Result<Vec<u8>, ApiError> {
+    let announced =
+        parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX + DISCARDED_BYTES_MAX) {
         return Err(too_large());
     }
     let going_down =
         |_| ApiError::new(Kind::Unavailable, "the orchestrator is shutting down; try again in a moment");
-    let _room = app.bodies.acquire().await.map_err(going_down)?;
+    // Whom the gate let in has a share of its own, whom nobody knows yet one with all others of that kind.
+    let caller = parts.extensions.get::<Caller>();
+    let _share = caller.map(|caller| app.limits.body(caller.token)).transpose()?;
+    let room = caller.map_or(&app.strangers_bodies, |_| &app.bodies);
+    let _room = room.acquire().await.map_err(going_down)?;
     let collected = tokio::time::timeout(BODY_DEADLINE, collect(body)).await;
     collected.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} s; send it again", BODY_DEADLINE.as_secs());

@@ -9,10 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
 use chom_supervise::Supervisor;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::service::service_fn;
@@ -26,10 +24,16 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use crate::api::certificate::InUse;
+use crate::api::limits::AnswerMemory;
+use crate::api::paced::Answers;
 use crate::api::refusals::Whole;
+use crate::api::slots::Slots;
+use crate::limits::party;
 
 /// Connections at once, each up to about 100 KiB: more wait in the kernel's queue. Three quarters may be event streams.
 const CONNECTIONS_MAX: usize = 2048;
+/// Of one address, so that the others have some; an office has fewer. This machine itself is not counted: a proxy may be on it.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 /// All headers of a request together.
@@ -66,6 +70,7 @@ pub async fn serve(
     tasks: &Supervisor,
 ) -> Result<(), ServeError> {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let shares = Slots::new(CONNECTIONS_PER_ADDRESS_MAX, usize::MAX);
     let stop = tasks.stop();
     let address = listener.local_addr().map_err(ServeError::Listener)?;
     info!(%address, "the API is served");
@@ -83,10 +88,14 @@ pub async fn serve(
                 continue;
             }
         };
+        let Ok(share) = party(address.ip()).map(|party| shares.take(party, 1)).transpose() else {
+            debug!(%address, "this address has as many connections as one may have; another is closed");
+            continue;
+        };
         let tls = TlsAcceptor::from(Arc::clone(&certificate.borrow().tls));
         let connection = connection(stream, address, tls, router.clone(), tasks.clone());
         tasks.spawn(async move {
-            let _permit = permit;
+            let _held = (permit, share);
             connection.await;
         });
     }
@@ -131,15 +140,21 @@ async fn serve_requests(
     router: Router,
     tasks: Supervisor,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (activity, stop) = (Activity::default(), tasks.stop());
+    let (activity, answers, stop) = (Activity::default(), Answers::default(), tasks.stop());
     let builder = builder(&stream, tasks);
     let service = {
-        let (activity, router) = (activity.clone(), TowerToHyperService::new(router));
+        let (activity, answers) = (activity.clone(), answers.clone());
+        let router = TowerToHyperService::new(router);
         service_fn(move |mut request: Request<Incoming>| {
             let held = activity.begin();
             request.extensions_mut().insert(ConnectInfo(address));
-            let answer = router.call(request);
-            async move { answer.await.map(|response| response.map(|body| holding(body, held))) }
+            let (answer, answers) = (router.call(request), answers.clone());
+            async move {
+                answer.await.map(|mut response| {
+                    let memory = response.extensions_mut().remove::<AnswerMemory>();
+                    response.map(|body| answers.pace(body, (held, memory)))
+                })
+            }
         })
     };
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(Whole::new(stream)), service));
@@ -147,17 +162,11 @@ async fn serve_requests(
         ended = serving.as_mut() => return ended,
         () = stop.cancelled() => {}
         () = activity.idle() => {}
+        // Whoever reads nothing would not read the end of it either.
+        () = answers.unread() => return Ok(()),
     }
     serving.as_mut().graceful_shutdown();
     tokio::time::timeout(DRAIN_DEADLINE, serving).await?
-}
-
-/// A body that holds something until its last byte is written.
-fn holding(body: Body, held: Held) -> impl hyper::body::Body<Data = Bytes, Error = axum::Error> {
-    body.map_frame(move |frame| {
-        let _held = &held;
-        frame
-    })
 }
 
 /// ALPN has said which HTTP it is, so that nothing has to be guessed from the first bytes.

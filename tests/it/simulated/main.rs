@@ -19,6 +19,7 @@ mod operations;
 mod orchestrator_killed;
 mod outage;
 mod partition;
+mod people;
 mod restored;
 mod webhooks;
 mod watched;

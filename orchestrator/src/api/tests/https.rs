@@ -126,6 +126,20 @@ async fn a_body_that_is_too_large_is_answered_though_the_client_sends_all_of_it_
 }
 
 #[tokio::test]
+async fn an_answer_of_many_pieces_arrives_whole_with_its_length() {
+    let served = served().await;
+    let mut stream = served.connect().await;
+    let request = served.request("/api/openapi.json", "Connection: close\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(body.len() > 64 * 1024, "{}", body.len());
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+    serde_json::from_str::<Value>(body).unwrap();
+    served.tasks.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_new_certificate_is_shown_to_new_connections_and_open_ones_go_on() {
     let served = served().await;
     let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone();
