@@ -318,7 +318,7 @@ mod tests {
             &problem(401, None),
             &expect![[r#"
                 error: No such region: there is no region `mars`; known are: us-east
-                  help: https://chom.example does not take this token: give the context a valid one with `chomctl context add NAME --server https://chom.example --token-file FILE`
+                  help: https://chom.example does not take this token or password: sign in with `chomctl login NAME`, or give the context a valid token with `chomctl context add NAME --server https://chom.example --token-file FILE`
             "#]],
         );
     }
