@@ -28,7 +28,7 @@ pub(crate) fn login(session: &Session, options: LoginOptions) -> Result<(), Fail
     let LoginOptions { name, tenant, password } = options;
     let place = context::place(&session.environment, session.context())?;
     let [password] = password.read(session, ["Password"])?;
-    let client = Client::new(place.target.clone())?;
+    let client = Client::new(place.target.clone(), None)?;
     let signed: SignedIn = client.post("/api/sign-in", &SignIn { name, tenant, password })?;
     context::keep_token(&place, &signed.secret)?;
     // What is shown has no secret in it.

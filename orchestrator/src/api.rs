@@ -138,7 +138,7 @@ impl App {
             consoles,
             stop,
             http: HttpMetrics::default(),
-            streams: stream::Streams::default(),
+            streams: stream::streams(),
             seal: Arc::new(stream::Seal::new()),
             bodies: Arc::new(Semaphore::new(BODIES_MAX)),
             strangers_bodies: Arc::new(Semaphore::new(STRANGERS_BODIES_MAX)),

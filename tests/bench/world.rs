@@ -179,7 +179,6 @@ pub(crate) fn caller() -> Caller {
         token: TokenId::new(Uuid::from_u128(7)),
         role: Role::Admin,
         tenant: None,
-        external_id: None,
         vps: None,
         origin: Default::default(),
     }
@@ -201,6 +200,7 @@ pub(crate) fn request(vps: &str) -> CreateVps {
         anti_affinity: None,
         host_labels: Default::default(),
         tenant: None,
+        external_id: None,
     }
 }
 

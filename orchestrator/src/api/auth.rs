@@ -88,7 +88,7 @@ async fn judge(app: &App, mut request: Request, next: Next) -> Result<Response, 
         request = Request::from_parts(parts, body);
     }
     if let Some(permission) = permission {
-        judge(&caller, permission)?;
+        permit(&caller, permission)?;
     }
     let token = caller.token;
     request.extensions_mut().insert(caller);
@@ -96,7 +96,7 @@ async fn judge(app: &App, mut request: Request, next: Next) -> Result<Response, 
 }
 
 /// Whether a caller's role, and what its token is for, let it do something.
-fn judge(caller: &Caller, permission: Permission) -> Result<(), ApiError> {
+fn permit(caller: &Caller, permission: Permission) -> Result<(), ApiError> {
     if caller.vps.is_some() && !permission::is_of_one_vps(permission) {
         let detail =
             format!("your token is for one VPS, and this needs the permission `{permission}` besides");

@@ -1,12 +1,14 @@
 //! What a request says of itself for the audit trail (where it comes from, why it is made), and the note of one that was
 //! refused: for want of a good token, of a permission, or because the row is another tenant's. Refuses nothing by itself.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
 use chom_protocol::api::audit::{REASON_HEADER, reason_problem};
 use chom_protocol::vps::Sha256;
@@ -25,8 +27,17 @@ const REASON: HeaderName = HeaderName::from_static(REASON_HEADER);
 pub(super) struct Foreign;
 
 /// The client's address. Of a socket that takes both, IPv4 peers have mapped addresses (RFC 4291 section 2.5.5.2).
-fn address(request: &Request) -> Option<IpAddr> {
-    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical())
+fn address(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical())
+}
+
+/// Where a request comes from that has no token to be let in with.
+impl<S: Send + Sync> FromRequestParts<S> for Origin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self { address: address(&parts.extensions), reason: None })
+    }
 }
 
 /// Where a request comes from, and why it is made.
@@ -34,7 +45,7 @@ fn address(request: &Request) -> Option<IpAddr> {
 /// # Errors
 /// When its reason is none.
 pub(super) fn origin(request: &Request) -> Result<Origin, ApiError> {
-    let address = address(request);
+    let address = address(request.extensions());
     let reason = only(request.headers(), &REASON)?.map(|bytes| {
         let bad = |what: String| ApiError::new(Kind::Malformed, what).at("X-Chom-Reason");
         let text = std::str::from_utf8(bytes).map_err(|_| bad("the reason is no UTF-8 text".to_owned()))?;
@@ -56,7 +67,7 @@ impl Attempt {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            address: address(request),
+            address: address(request.extensions()),
             credentials: request.headers().get(AUTHORIZATION).cloned(),
         }
     }

@@ -16,6 +16,7 @@ use crate::api::problem::ApiError;
 use crate::api::request::{Mutation, Order};
 use crate::api::{App, answer};
 use crate::clock::{self, rfc3339};
+use crate::fleet::audit::Origin;
 use crate::fleet::rows::TokenRow;
 use crate::fleet::users::rows::{UserRow, sign_in_id};
 use crate::fleet::users::{nobody, sign_in};
@@ -30,16 +31,18 @@ use crate::permission;
 pub(super) async fn begin(
     State(app): State<App>,
     from: Address,
+    origin: Origin,
     request: Mutation<SignIn>,
 ) -> Result<Response, ApiError> {
     let SignIn { name, tenant, password } = request.body;
     let id = sign_in_id(tenant.as_ref(), &name);
     let user = app.fleet.user_named(tenant.as_ref(), &name);
     let can = user.as_ref().filter(|row| row.disabled_at.is_none());
-    let Some(row) = tried(&app, &id, from, password, user.as_ref(), can).await? else {
+    let Some(row) = tried(&app, &id, (from, origin.clone()), password, user.as_ref(), can).await? else {
         return Err(sign_in::refused().into());
     };
-    let made = app.fleet.begin_session(row.id, row.password.clone(), Arc::from(row.name.as_str())).await?;
+    let made =
+        app.fleet.begin_session(row.id, row.password.clone(), (Arc::from(row.name.as_str()), origin)).await?;
     Ok(answer::made(&made))
 }
 
@@ -47,7 +50,7 @@ pub(super) async fn begin(
 async fn tried<'a>(
     app: &App,
     id: &Sha256,
-    from: Address,
+    (from, origin): (Address, Origin),
     password: Password,
     user: Option<&UserRow>,
     can: Option<&'a UserRow>,
@@ -64,7 +67,7 @@ async fn tried<'a>(
         return Ok(Some(row));
     }
     let user: Option<UserId> = user.map(|row| row.id);
-    app.fleet.note_refused_sign_in(*id, user, app.limits.locks(id)).await?;
+    app.fleet.note_refused_sign_in(*id, user, app.limits.locks(id), origin).await?;
     Ok(None)
 }
 
@@ -113,7 +116,7 @@ pub(super) async fn change_password(
     // A request that was carried out, and comes again because its answer was lost, has the old password in it.
     let mut checked = None;
     if !app.fleet.is_answered(&caller, &request.mark, clock::now()) {
-        let right = tried(&app, &id, from, old, Some(user), Some(user)).await?;
+        let right = tried(&app, &id, (from, caller.origin.clone()), old, Some(user), Some(user)).await?;
         let wrong = || FleetError::invalid("/old", "this is not the password that you have now");
         checked = Some(right.ok_or_else(wrong)?.password.clone());
     }

@@ -1,10 +1,8 @@
 //! Streams of server-sent events (WHATWG HTML section 9.2): how many may be open, what their ids look like, and how they are
 //! written. A slow reader holds back nobody: each reads at its own pace. Knows not what is streamed.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -19,6 +17,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch::Receiver;
 
 use crate::api::problem::{ApiError, Kind, shown};
+use crate::api::slots::{Full, Slot, Slots};
 use crate::api::{App, auth};
 use crate::clock;
 use crate::fleet::Caller;
@@ -56,7 +55,7 @@ pub(super) fn open<F: Feed>(
     news: Receiver<u64>,
     feed: impl FnOnce() -> F,
 ) -> Result<Response, ApiError> {
-    let slot = app.streams.open(caller.token)?;
+    let slot = slot(&app.streams, caller.token)?;
     let feed = feed();
     let mut first = format!("retry: {}\n", RECONNECT.as_millis());
     // An id at once, so that a connection that breaks before the first event misses none.
@@ -108,7 +107,7 @@ struct Writer<F> {
     news: Receiver<u64>,
     first: Option<String>,
     feed: F,
-    _slot: Slot,
+    _slot: Slot<TokenId>,
 }
 
 impl<F: Feed> Writer<F> {
@@ -197,46 +196,20 @@ impl Seal {
 }
 
 /// Which streams are open, by token.
-#[derive(Clone, Default)]
-pub(super) struct Streams(Arc<Mutex<BTreeMap<TokenId, usize>>>);
+pub(super) type Streams = Slots<TokenId>;
 
-impl Streams {
-    fn open(&self, token: TokenId) -> Result<Slot, ApiError> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let own = open.get(&token).copied().unwrap_or_default();
-        if own >= STREAMS_PER_TOKEN_MAX || all >= STREAMS_MAX {
-            let detail = format!(
-                "too many streams are open: {own} with this token; at most {STREAMS_PER_TOKEN_MAX} with one, and {STREAMS_MAX} together: close some"
-            );
-            return Err(ApiError::new(Kind::TooMany, detail));
-        }
-        open.insert(token, own + 1);
-        Ok(Slot { streams: self.clone(), token })
-    }
-
-    /// How many are open.
-    pub(super) fn count(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
-    }
+/// None are open yet.
+pub(super) fn streams() -> Streams {
+    Slots::new(STREAMS_PER_TOKEN_MAX, STREAMS_MAX)
 }
 
-/// One open stream; closed when dropped.
-struct Slot {
-    streams: Streams,
-    token: TokenId,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut open = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.token) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.token);
-            }
-        }
-    }
+fn slot(streams: &Streams, token: TokenId) -> Result<Slot<TokenId>, ApiError> {
+    streams.take(token, 1).map_err(|Full { own, all }| {
+        let detail = format!(
+            "too many streams are open: {own} with this token (at most {STREAMS_PER_TOKEN_MAX}), {all} together (at most {STREAMS_MAX}); close some"
+        );
+        ApiError::new(Kind::TooMany, detail)
+    })
 }
 
 #[cfg(test)]
@@ -249,7 +222,14 @@ mod tests {
 
     fn caller(tenant: Option<Name>) -> Caller {
         let role = if tenant.is_some() { Role::Owner } else { Role::Admin };
-        Caller { name: "a".into(), token: TokenId::new(Uuid::nil()), role, tenant, vps: None }
+        Caller {
+            name: "a".into(),
+            token: TokenId::new(Uuid::nil()),
+            role,
+            tenant,
+            vps: None,
+            origin: Default::default(),
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ mod lists;
 mod marks;
 mod permissions;
 mod reference;
-mod watch;
 mod users;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -118,6 +118,11 @@ impl Actor {
         Self { name, token: None, tenant: None, origin: Origin::default() }
     }
 
+    /// Who has no token yet, or none any more.
+    pub(super) fn from(name: Arc<str>, origin: Origin) -> Self {
+        Self { origin, ..Self::named(name) }
+    }
+
     pub(super) fn of(caller: &Caller) -> Self {
         Self {
             name: Arc::clone(&caller.name),

@@ -320,6 +320,6 @@ pub async fn reset_user(
     ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| ResetError::Random)?;
     let password = Password(data_encoding::BASE64URL_NOPAD.encode(&bytes));
     users::reset(&mut decision, tenant, user, PasswordHash::of(&password)?)?;
-    store.commit(decision.finish().commit).await?;
+    store.commit(decision.finish()?.commit).await?;
     Ok(password)
 }

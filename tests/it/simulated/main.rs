@@ -21,5 +21,5 @@ mod outage;
 mod partition;
 mod people;
 mod restored;
-mod webhooks;
 mod watched;
+mod webhooks;

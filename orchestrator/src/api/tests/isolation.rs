@@ -112,7 +112,9 @@ async fn with(api: &Api, token: &str, method: Method, path: &str, body: &str) ->
 
 /// Whether a path names a row that somebody owns.
 fn names_a_row(pattern: &str) -> bool {
-    ["{vps}", "{operation}", "{token}", "{webhook}", "{user}", "{tenant}"].iter().any(|part| pattern.contains(part))
+    ["{vps}", "{operation}", "{token}", "{webhook}", "{user}", "{tenant}"]
+        .iter()
+        .any(|part| pattern.contains(part))
 }
 
 /// All that is stored of a tenant.

@@ -15,6 +15,7 @@ async fn strict(settings: LimitSettings) -> Api {
         notifier(&api.world.fleet),
         Arc::clone(&api.images),
         consoles(&api.world.fleet, &api.stop),
+        Arc::clone(&api.audit),
     );
     Api { router: router(app.limited(&settings)), ..api }
 }

@@ -262,6 +262,7 @@ fn restarted(api: &Api, sign_in_failures_max: u32) -> Router {
         notifier(&api.world.fleet),
         Arc::clone(&api.images),
         consoles(&api.world.fleet, &api.stop),
+        Arc::clone(&api.audit),
     );
     router(app.limited(&settings))
 }

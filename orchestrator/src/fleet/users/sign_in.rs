@@ -8,6 +8,7 @@ use chom_protocol::api::users::SignedIn;
 use chom_protocol::vps::Sha256;
 use chom_protocol::{Name, TokenId, UnixMillis, UserId, UserName};
 
+use crate::fleet::audit::{Actor, Origin};
 use crate::fleet::rows::TokenRow;
 use crate::fleet::state::State;
 use crate::fleet::tokens;
@@ -48,10 +49,11 @@ impl Fleet {
         &self,
         user: UserId,
         checked: PasswordHash,
-        actor: Arc<str>,
+        (actor, origin): (Arc<str>, Origin),
     ) -> Result<SignedIn, FleetError> {
         let (made, _) = self
-            .decide(actor, move |decision| {
+            .decide(Arc::clone(&actor), move |decision| {
+                decision.actor = Actor::from(actor, origin);
                 let row = decision.state.get::<UserRow>(&user).cloned();
                 let row = row.filter(|row| row.disabled_at.is_none() && row.password == checked);
                 let row = row.ok_or_else(refused)?;
@@ -88,8 +90,10 @@ impl Fleet {
         name: Sha256,
         user: Option<UserId>,
         locked_for: Option<u64>,
+        origin: Origin,
     ) -> Result<(), FleetError> {
         self.decide(NOBODY.into(), move |decision| {
+            decision.actor = Actor::from(NOBODY.into(), origin);
             // What is no user's name may be a password typed into the wrong field: it is not kept.
             let target = user.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
             decision.audit("user.sign-in-refused", &target)?;
