@@ -58,7 +58,7 @@ fn an_unknown_key_is_refused_by_name_and_line() {
               |
             3 | retension_days = 7
               | ^^^^^^^^^^^^^^
-            unknown field `retension_days`, expected one of `state_directory`, `export_directory`, `master_key`, `fleet_name`, `listen_api`, `listen_link`, `public_addresses`, `regions`, `retention_days`, `unreachable_after_seconds`, `grace_seconds`, `operation_seconds_max`, `export_interval_seconds`, `image_fetch_networks`, `api_certificate`, `link`, `agent`, `alerts`, `webhooks`, `usage`, `overcommit`, `size`, `image`
+            unknown field `retension_days`, expected one of `state_directory`, `export_directory`, `master_key`, `fleet_name`, `listen_api`, `listen_link`, `public_addresses`, `regions`, `retention_days`, `audit_days`, `unreachable_after_seconds`, `grace_seconds`, `operation_seconds_max`, `export_interval_seconds`, `image_fetch_networks`, `api_certificate`, `link`, `limits`, `agent`, `alerts`, `webhooks`, `usage`, `overcommit`, `size`, `image`
         "#]],
     );
 }

@@ -63,7 +63,9 @@ async fn the_document_lists_exactly_the_routes_of_the_issue() {
         GET /api/whoami
         GET /healthz
         GET /metrics
+        GET /problems/{problem}
         GET /readyz
+        GET /reference
         POST /api/adoptions
         POST /api/adoptions/plan
         POST /api/alertmanager/smtp/configure
