@@ -184,12 +184,19 @@ mod tests {
 
     #[test]
     fn records_are_a_table_for_people() {
-        expect![[r#""#]].assert_eq(&table(&[record("a")], &test_view(false)));
+        expect![[r#"
+            HOUR                  TENANT  VPS  CORES  MEMORY  DISK    ADDRESSES  SECONDS  ON    RECEIVED  SENT
+            2026-11-23T10:00:00Z  acme    web  2      1 GiB   10 GiB  1          3600     1800  1 KiB     2 KiB
+        "#]].assert_eq(&table(&[record("a")], &test_view(false)));
     }
 
     #[test]
     fn records_are_values_for_spreadsheets_whatever_somebody_called_them() {
-        expect![[r#""#]]
+        expect![[r#"
+            id,hour,tenant,tenant_external_id,vps,external_id,name,region,size,cores,memory_bytes,disk_bytes,addresses,seconds,on_seconds,off_seconds,core_seconds,memory_mib_seconds,disk_mib_seconds,address_seconds,received_bytes,sent_bytes
+            2026-11-23T10:00:00Z/0190f6d2-8f3e-7cc0-9d4c-000000000001,2026-11-23T10:00:00Z,acme,,0190f6d2-8f3e-7cc0-9d4c-000000000001,"a, ""b""",web,us-east,small,2,1073741824,10737418240,1,3600,1800,0,7200,3686400,36864000,3600,1024,2048
+            2026-11-23T10:00:00Z/0190f6d2-8f3e-7cc0-9d4c-000000000001,2026-11-23T10:00:00Z,acme,,0190f6d2-8f3e-7cc0-9d4c-000000000001,'=cmd(),web,us-east,small,2,1073741824,10737418240,1,3600,1800,0,7200,3686400,36864000,3600,1024,2048
+        "#]]
             .assert_eq(&comma_separated(&[record("a, \"b\""), record("=cmd()")]).replace("\r\n", "\n"));
     }
 }
