@@ -55,7 +55,7 @@ pub(crate) fn changed(before: &State, after: &State, vps: &BTreeSet<VpsId>, now:
         let gone = now_held.is_none().then(|| left(before.get::<TrafficRow>(vps), closing));
         // What it had for no time is nothing, unless it is all that is left of it: that has a row of its own.
         let until = if gone.is_some() { until.max(UnixMillis(since.0 + 1)) } else { until };
-        (until > since).then(|| HeldRow { vps: *vps, until, holding: held, gone })
+        (until > since).then_some(HeldRow { vps: *vps, until, holding: held, gone })
     };
     vps.iter().filter_map(note).collect()
 }
