@@ -37,6 +37,7 @@ use super::envelope::SECURITY_HEADERS;
 use super::{App, router};
 use crate::audit::AuditLog;
 use crate::clock;
+use crate::config::LimitSettings;
 use crate::console::Consoles;
 use crate::dial::system_tls;
 use crate::fleet::Fleet;
@@ -156,6 +157,13 @@ impl Api {
             consoles(&world.fleet, &stop),
             Arc::clone(&audit),
         );
+        // Tests ask more at once than callers may.
+        let limits = LimitSettings {
+            token_requests_per_second: 1_000_000,
+            token_burst: 1_000_000,
+            ..Default::default()
+        };
+        let app = app.limited(&limits);
         Self { world, router: router(app), store, images, audit, history, stop, token, expired, tokens }
     }
 

@@ -17,7 +17,7 @@ use crate::fleet::rows::{
 use crate::fleet::state::State;
 use crate::fleet::{Decision, Fleet, FleetError, operations, snapshots, vps};
 
-/// VPSs whose news one commit takes; the rest goes with the next. A VPS takes up to 6 of a commit's 128 changes.
+/// VPSs whose news one commit takes; the rest goes with those that follow. A VPS takes up to 6 of a commit's 128 changes.
 const VPS_PER_COMMIT_MAX: usize = 12;
 /// Rows that go with the VPSs that one commit takes away; with the rest of that commit well within its 128 changes.
 const GONE_ROWS_PER_COMMIT_MAX: usize = 64;
@@ -114,10 +114,15 @@ impl Fleet {
             observation.accepted = status.accepted;
             observation.status = Some(Arc::clone(&status));
         });
-        if !has_news(&self.state(), host, &status) {
-            return Ok(());
+        // A commit takes some of it; no more of them than the most that could be news.
+        for _ in 0..=status.vps.len() / VPS_PER_COMMIT_MAX {
+            if !has_news(&self.state(), host, &status) {
+                return Ok(());
+            }
+            let status = Arc::clone(&status);
+            self.decide("chom".into(), move |decision| take(decision, host, &status)).await?;
         }
-        self.decide("chom".into(), move |decision| take(decision, host, &status)).await.map(|((), _)| ())
+        Ok(())
     }
 
     /// Results of jobs; durable when this returns. A result of a job that is not known (any more) is taken as well:
